@@ -11,11 +11,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 from rvc_engine.config import TrainingConfig
+from rvc_engine.environment.processes import on_end_of_input, on_stop_signals
 from rvc_engine.errors import DiskFull, EngineError, FailureCode, StopRequested
 from rvc_engine.events import (
     EXIT_FAILED,
@@ -53,7 +53,7 @@ class StopSwitch:
         self._is_requested = True
 
     def on_signals(self) -> None:
-        """Install handlers of SIGTERM, SIGINT and SIGHUP; a second SIGINT (Ctrl-C) interrupts at once.
+        """Stop at SIGTERM, SIGINT, SIGHUP and the end of a Windows console; a second Ctrl-C interrupts at once.
 
         SIGHUP (the terminal was closed) stays ignored where it is, as under nohup.
         """
@@ -71,22 +71,14 @@ class StopSwitch:
                 os.dup2(nowhere, descriptor)
             os.close(nowhere)
 
-        signal.signal(signal.SIGTERM, handle)
-        signal.signal(signal.SIGINT, handle)
+        on_stop_signals(handle, self.request_stop)
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, hang_up)
 
     def on_end_of_input(self) -> None:
         """Watch standard input, which ends with the parent process; its next run must not meet this one."""
 
-        def watch() -> None:
-            with suppress(OSError, ValueError):
-                # Not sys.stdin.read: a thread blocked in its buffer makes the interpreter abort at exit.
-                while os.read(sys.stdin.fileno(), 4096):
-                    pass
-            self.request_stop()
-
-        threading.Thread(target=watch, name="stdin", daemon=True).start()
+        on_end_of_input(self.request_stop)
 
 
 class EventLines:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -289,6 +290,13 @@ def _sandbox(settings: ServerSettings) -> Iterator[Finding]:
             "note",
             "uploaded recordings are read without network, but by a program that may read "
             "and write the data folder: this system has no Landlock (Linux 5.13, not disabled)",
+        )
+    elif sys.platform != "linux":
+        yield Finding(
+            "sandbox",
+            "note",
+            "uploaded recordings are read by a program with limits on time and memory, but with network and with "
+            "access to the data folder: only Linux has means against that; accept recordings from people you trust",
         )
     else:
         yield Finding(

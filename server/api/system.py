@@ -8,6 +8,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+import psutil
 from fastapi import APIRouter
 
 from rvc_engine.audio.file_rules import FILE_RULES
@@ -53,7 +54,7 @@ def get_system(context: Context) -> SystemPublic:
         disk_free_bytes=disk.free,
         disk_total_bytes=disk.total,
         num_cores=os.cpu_count() or 1,
-        memory_total_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory_total_bytes=psutil.virtual_memory().total,
         needs_token=True,
         warnings=[warning for warning in warnings if warning is not None],
     )

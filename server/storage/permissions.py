@@ -6,6 +6,7 @@ earlier version left open to other users: the data folder and its direct entries
 
 import os
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -68,7 +69,9 @@ def _is_foreign(name: str) -> bool:
 
 def _has_access_list(folder: Path) -> bool:
     """Whether a POSIX access control list names further users or groups. Always False except on Linux."""
+    if sys.platform != "linux":
+        return False
     try:
         return any(name.startswith("system.posix_acl") for name in os.listxattr(folder))
-    except (AttributeError, OSError):
+    except OSError:
         return False

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from worker.engine.slots import process_identity
+from rvc_engine.environment.processes import process_identity
 
 LIMIT = 6 * 2**20
 """Size of the largest file that the worker may write, as on a full disk; the voice is larger, the database not."""

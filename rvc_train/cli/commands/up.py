@@ -14,6 +14,7 @@ import typer
 from rich.text import Text
 
 from rvc_engine.environment.disks import synchronised_text, synchronising_program
+from rvc_engine.environment.processes import on_stop_signals
 from rvc_engine.translation.characters import has_every_character
 from rvc_train.cli.browser import has_display, open_browser, qr_code, shared_address, sign_in_link
 from rvc_train.cli.commands.setup import DataOption, prepare
@@ -81,7 +82,7 @@ def up(
     ] = False,
 ) -> None:
     """Start a server and workers. Ctrl-C stops them; running jobs continue at the next start."""
-    signal.signal(signal.SIGTERM, _raise_stopped)
+    on_stop_signals(_raise_stopped, is_ctrl_c_kept=True)
     output = context.output
     folder = (data or default_data_folder()).resolve()
     services = Services(
@@ -181,7 +182,7 @@ def _is_stopped() -> bool:
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
     # A second signal must not interrupt the shutdown that the first one started.
-    signal.signal(signal.SIGTERM, _pass_over)
+    on_stop_signals(_pass_over, is_ctrl_c_kept=True)
     raise Stopped
 
 
