@@ -56,11 +56,12 @@ def _network_drive(path: PurePath) -> str | None:
 
 
 def _drive_type(root: str) -> int:
-    if sys.platform != "win32":
-        return 0
-    import ctypes
+    if sys.platform == "win32":
+        import ctypes
 
-    return int(ctypes.windll.kernel32.GetDriveTypeW(root))
+        return int(ctypes.windll.kernel32.GetDriveTypeW(root))
+    else:  # noqa: RET505 - mypy knows both branches of a system, and nothing after them
+        return 0
 
 
 def synchronising_program(folder: Path) -> str | None:
@@ -86,11 +87,12 @@ def synchronised_text(folder: Path, program: str) -> str:
 
 def has_long_paths() -> bool:
     """Whether programs may use paths of more than 259 characters: on Windows only where it is switched on."""
-    if sys.platform != "win32":
-        return True
-    import ctypes
+    if sys.platform == "win32":
+        import ctypes
 
-    try:
-        return bool(ctypes.windll.ntdll.RtlAreLongPathsEnabled())
-    except AttributeError:  # before Windows 10
-        return False
+        try:
+            return bool(ctypes.windll.ntdll.RtlAreLongPathsEnabled())
+        except AttributeError:  # before Windows 10
+            return False
+    else:
+        return True
