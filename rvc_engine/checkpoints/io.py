@@ -92,11 +92,13 @@ def tensor_bytes(tree: Any) -> int:
 def load_file(path: Path, device: torch.device | str = "cpu", lazily: bool = False) -> Any:
     """Read a `.pth` file as plain data, never running code in it.
 
-    `lazily` memory-maps the tensors, to be read where they are used; files of early PyTorch are read whole. Raises
+    `lazily` memory-maps the tensors, to be read where they are used; files of early PyTorch are read whole, and all on
+    Windows, where a mapped file cannot be replaced. Raises
     IncompatibleCheckpoint when the file is damaged or contains code, and torch.OutOfMemoryError.
     """
     try:
-        tree = torch.load(path, map_location=device, weights_only=True, mmap=lazily and zipfile.is_zipfile(path))
+        is_mapped = lazily and os.name != "nt" and zipfile.is_zipfile(path)
+        tree = torch.load(path, map_location=device, weights_only=True, mmap=is_mapped)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # foreign bytes make an unpickler fail in any way, e.g. with IndexError

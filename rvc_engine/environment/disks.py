@@ -1,6 +1,7 @@
 """Kinds of disks and folders that are unfit for a database or a run: network drives, synchronised folders. No torch."""
 
 import os
+import re
 import sys
 from pathlib import Path, PurePath, PureWindowsPath
 
@@ -11,21 +12,17 @@ _NETWORK_TYPES = frozenset(
 """File systems on which SQLite's locks and shared memory do not work between processes or machines."""
 _REMOTE_DRIVE = 4
 """Value of GetDriveTypeW for a network drive with a letter."""
-_SYNCHRONISED = (
-    ("onedrive", "OneDrive"),
-    ("dropbox", "Dropbox"),
-    ("google drive", "Google Drive"),
-    ("googledrive", "Google Drive"),
-    ("iclouddrive", "iCloud Drive"),
-    ("icloud drive", "iCloud Drive"),
-    ("mobile documents", "iCloud Drive"),
-    ("cloudstorage", "a cloud service"),  # ~/Library/CloudStorage/<service>-<account> on macOS
-    ("nextcloud", "Nextcloud"),
-    ("box sync", "Box"),
-    ("百度网盘同步空间", "Baidu"),
-    ("baidusyncdisk", "Baidu"),
-)
-"""Beginnings of folder names of programs that keep folders in step with a cloud, and their names."""
+_SYNCHRONISED = {
+    "OneDrive": "onedrive",
+    "Dropbox": "dropbox",
+    "Google Drive": "google.?drive",
+    "iCloud Drive": "icloud.?drive|mobile.documents",
+    "Nextcloud": "nextcloud",
+    "Box": "box.sync",
+    "Baidu": "百度网盘同步空间|baidusyncdisk",
+    "a cloud service": "cloudstorage",  # ~/Library/CloudStorage/<service>-<account> on macOS
+}
+"""Programs that keep folders in step with a cloud, with the beginnings of the names of their folders."""
 LONGEST_PATH = 259
 """Characters of a path on Windows without support of long paths."""
 ALLOW_LONG_PATHS = (
@@ -59,11 +56,12 @@ def _network_drive(path: PurePath) -> str | None:
 
 
 def _drive_type(root: str) -> int:
-    if sys.platform != "win32":
-        return 0
-    import ctypes
+    if sys.platform == "win32":
+        import ctypes
 
-    return int(ctypes.windll.kernel32.GetDriveTypeW(root))
+        return int(ctypes.windll.kernel32.GetDriveTypeW(root))
+    else:  # noqa: RET505 - mypy knows both branches of a system, and nothing after them
+        return 0
 
 
 def synchronising_program(folder: Path) -> str | None:
@@ -71,8 +69,12 @@ def synchronising_program(folder: Path) -> str | None:
     roots = {value for name, value in os.environ.items() if name.upper().startswith("ONEDRIVE") and value}
     if any(Path(root) == folder or Path(root) in folder.parents for root in roots):
         return "OneDrive"
-    parts = [part.casefold() for part in folder.parts]
-    return next((name for start, name in _SYNCHRONISED if any(part.startswith(start) for part in parts)), None)
+    found = (
+        name
+        for name, beginning in _SYNCHRONISED.items()
+        if any(re.match(beginning, part, re.IGNORECASE) for part in folder.parts)
+    )
+    return next(found, None)
 
 
 def synchronised_text(folder: Path, program: str) -> str:
@@ -85,11 +87,12 @@ def synchronised_text(folder: Path, program: str) -> str:
 
 def has_long_paths() -> bool:
     """Whether programs may use paths of more than 259 characters: on Windows only where it is switched on."""
-    if sys.platform != "win32":
-        return True
-    import ctypes
+    if sys.platform == "win32":
+        import ctypes
 
-    try:
-        return bool(ctypes.windll.ntdll.RtlAreLongPathsEnabled())
-    except AttributeError:  # before Windows 10
-        return False
+        try:
+            return bool(ctypes.windll.ntdll.RtlAreLongPathsEnabled())
+        except AttributeError:  # before Windows 10
+            return False
+    else:
+        return True

@@ -17,6 +17,7 @@ _ACCESS_DENIED, _SHARING, _LOCKED, _MAPPED = 5, 32, 33, 1224
 _IN_USE = frozenset([_ACCESS_DENIED, _SHARING, _LOCKED, _MAPPED])
 """Windows' error codes for a file that a program has open, locked or mapped. The first is also that of a file which
 this user may not change."""
+_disks_with_copies: set[int] = set()
 
 
 def replace(source: Path, target: Path) -> None:
@@ -66,6 +67,14 @@ def other_spelling(path: Path) -> str | None:
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def is_first_copy(folder: Path) -> bool:
+    """Whether this is the process's first copy to a disk because it has no links: once true, for one message."""
+    disk = folder.stat().st_dev
+    is_first = disk not in _disks_with_copies
+    _disks_with_copies.add(disk)
+    return is_first
 
 
 def sync_file(path: Path) -> None:

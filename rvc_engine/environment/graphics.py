@@ -58,7 +58,7 @@ def _by_nvidia_smi() -> Iterator[GraphicsCard]:
 
 
 def _output(command: list[str]) -> str:
-    """What a program prints; empty where there is none, or it fails."""
+    """Output of a program; empty where there is none, or it fails."""
     try:
         done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -94,16 +94,15 @@ def _text(path: Path) -> str:
 
 def _registered() -> Iterator[GraphicsCard]:
     """Display adapters in Windows' registry, of drivers that may have been removed since."""
-    if sys.platform != "win32":
-        return
-    import winreg
+    if sys.platform == "win32":
+        import winreg
 
-    with suppress(OSError), winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, _DISPLAYS) as displays:
-        for index in range(winreg.QueryInfoKey(displays)[0]):
-            with suppress(OSError), winreg.OpenKey(displays, winreg.EnumKey(displays, index)) as display:
-                name = str(winreg.QueryValueEx(display, "DriverDesc")[0])
-                if (vendor := vendor_in(name)) is not None:
-                    yield GraphicsCard(vendor, name)
+        with suppress(OSError), winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, _DISPLAYS) as displays:
+            for index in range(winreg.QueryInfoKey(displays)[0]):
+                with suppress(OSError), winreg.OpenKey(displays, winreg.EnumKey(displays, index)) as display:
+                    name = str(winreg.QueryValueEx(display, "DriverDesc")[0])
+                    if (vendor := vendor_in(name)) is not None:
+                        yield GraphicsCard(vendor, name)
 
 
 def vendor_in(name: str) -> Vendor | None:

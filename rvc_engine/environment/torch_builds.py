@@ -73,7 +73,9 @@ def installed_torch() -> InstalledTorch | None:
         return None
     built = set(re.findall(r"^(cuda|hip|xpu)\b[^=]*= '[^']+'", text, re.MULTILINE))
     vendors: dict[str, Vendor] = {"cuda": "NVIDIA", "hip": "AMD", "xpu": "Intel"}
-    supports = {vendors[name] for name in built} | ({"Apple"} if sys.platform == "darwin" else set())
+    supports = {vendors[name] for name in built}
+    if sys.platform == "darwin":
+        supports.add("Apple")
     return InstalledTorch(version[1], frozenset(supports))
 
 

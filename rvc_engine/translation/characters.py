@@ -29,9 +29,9 @@ def accept_any_character(*streams: TextIO | None) -> None:
             stream.reconfigure(errors=_HANDLER)
 
 
-def has_every_character(stream: TextIO) -> bool:
-    """Whether the encoding of a stream has all characters: those of bars and frames too."""
-    return (getattr(stream, "encoding", None) or "").lower().startswith("utf")
+def has_every_character(encoding: str | None) -> bool:
+    """Whether an encoding has all characters: those of bars and frames too."""
+    return (encoding or "").lower().startswith("utf")
 
 
 def _similar(error: UnicodeError) -> tuple[str, int]:

@@ -109,9 +109,10 @@ def _describe_refused_path(error: OSError, name: str, reason: str) -> str:
         return f"{name} is in use by another program; close what has it open, such as a player, then try again"
     if isinstance(error, PermissionError):
         return f"no permission for {name} ({reason}); check its owner and mode, or use another folder"
-    if isinstance(error, FileNotFoundError) and len(name) > LONGEST_PATH and not has_long_paths():
+    length = len(name)
+    if isinstance(error, FileNotFoundError) and length > LONGEST_PATH and not has_long_paths():
         return (
-            f"the path {name} has {len(name)} characters, and this Windows allows {LONGEST_PATH}; use a shorter "
+            f"the path {name} has {length} characters, and this Windows allows {LONGEST_PATH}; use a shorter "
             f"folder, or let an administrator allow long paths: {ALLOW_LONG_PATHS}"
         )
     if isinstance(error, FileNotFoundError):

@@ -5,11 +5,10 @@ import shutil
 from itertools import count
 from pathlib import Path
 
-from rvc_engine.environment.files import rename, replace, sync_file, sync_folder
+from rvc_engine.environment.files import is_first_copy, rename, replace, sync_file, sync_folder
 from rvc_engine.names.voices import ascii_twin
 from rvc_engine.translation.programs import echo
 
-_noted_disks: set[int] = set()
 _needs_ascii = os.name == "nt"
 """Whether FAISS opens no paths with other letters."""
 
@@ -38,8 +37,11 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
     except OSError as error:  # another file system, or one without hard links
-        if not isinstance(error, FileNotFoundError | FileExistsError):
-            _note_copies(target.parent)
+        if not isinstance(error, FileNotFoundError | FileExistsError) and is_first_copy(target.parent):
+            echo(
+                f"note: files are copied to {target.parent}, not linked, and take more space: its disk allows no links",
+                err=True,
+            )
         shutil.copyfile(source, target)
         sync_file(target)
 
@@ -53,14 +55,6 @@ def link_ascii_twin(index: Path) -> Path | None:
     link_or_copy(index, temporary)
     replace(temporary, index.with_name(twin))
     return index.with_name(twin)
-
-
-def _note_copies(folder: Path) -> None:
-    """Note once for a disk that its files take more space than expected."""
-    disk = folder.stat().st_dev
-    if disk not in _noted_disks:
-        _noted_disks.add(disk)
-        echo(f"note: files are copied to {folder}, not linked, and take more space: its disk allows no links", err=True)
 
 
 def keep_aside(path: Path) -> Path:

@@ -9,4 +9,4 @@ import faiss
 def read_index(path: Path) -> Any:
     """Read an index. Raises RuntimeError for a file that is none, and OSError."""
     with path.open("rb") as file:
-        return faiss.read_index(faiss.PyCallbackIOReader(file.read))
+        return faiss.read_index(faiss.PyCallbackIOReader(file.read))  # type: ignore[attr-defined]

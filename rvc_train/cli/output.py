@@ -78,7 +78,7 @@ class Output:
 
     def json(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], indent: int | None = 2) -> None:
         """Print a value as JSON on standard output."""
-        text = json.dumps(_plain(value), indent=indent, ensure_ascii=not has_every_character(sys.stdout))
+        text = json.dumps(_plain(value), indent=indent, ensure_ascii=not has_every_character(sys.stdout.encoding))
         escaped = re.sub("[^ -~\n]", lambda each: each[0] if each[0].isprintable() else json.dumps(each[0])[1:-1], text)
         sys.stdout.write(escaped + "\n")
         sys.stdout.flush()
@@ -99,7 +99,7 @@ class Output:
     def transfer_bar(self) -> Progress:
         """Progress bar for bytes; hidden with --json and without a terminal."""
         return Progress(
-            SpinnerColumn("dots" if has_every_character(self.errors.file) else "line"),
+            SpinnerColumn("dots" if has_every_character(self.errors.encoding) else "line"),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),

@@ -166,7 +166,7 @@ def print_sign_in(output: Output, services: Services, *, may_open: bool) -> None
     output.note(f"opened {services.url} in the browser" if is_opened else f"sign in, within ten minutes, at {link}")
     if shared_link is not None:
         output.note(f"from another device, within ten minutes, at {shared_link}")
-        if has_every_character(sys.stdout):
+        if has_every_character(sys.stdout.encoding):
             output.note(qr_code(shared_link))
 
 

@@ -20,7 +20,10 @@ from server.admin.doctor import _place
 from server.database.engine import create_engine
 from server.errors import SettingsRefused
 
+posix = pytest.mark.skipif(os.name == "nt", reason="of disks that keep case, and mount tables")
 
+
+@posix
 @pytest.mark.parametrize(
     ("kind", "options", "found"),
     [("nfs4", "rw", "nfs4"), ("cifs", "rw", "cifs"), ("9p", "aname=drvfs;path=C:", "drvfs"), ("9p", "rw", None)],
@@ -80,6 +83,7 @@ def test_a_folder_too_deep_for_windows_is_a_fault(tmp_path: Path, monkeypatch: p
     assert "has 300 characters" in describe(FileNotFoundError(2, "no such file", "C:" + "d" * 298))
 
 
+@posix
 def test_a_voice_is_not_trained_in_the_folder_of_one_whose_name_differs_in_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +105,7 @@ def test_copies_in_place_of_links_are_noted_once(
     def no_links(*_: object) -> None:
         raise OSError(1, "Incorrect function")
 
-    monkeypatch.setattr(atomic_files, "_noted_disks", set())
+    monkeypatch.setattr(files, "_disks_with_copies", set())
     monkeypatch.setattr(os, "link", no_links)
     (tmp_path / "a").write_bytes(b"1")
     link_or_copy(tmp_path / "a", tmp_path / "b")
@@ -122,6 +126,7 @@ def test_an_index_has_a_second_name_that_rvc_on_windows_can_open(
     assert twin.isascii()
     assert ascii_twin("安娜 v3.index") != twin
     (tmp_path / "安娜 v2.index").write_bytes(b"1")
+    monkeypatch.setattr(atomic_files, "_needs_ascii", False)
     assert atomic_files.link_ascii_twin(tmp_path / "安娜 v2.index") is None
     monkeypatch.setattr(atomic_files, "_needs_ascii", True)
     assert atomic_files.link_ascii_twin(tmp_path / "安娜 v2.index") == tmp_path / twin

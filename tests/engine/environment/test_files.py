@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from rvc_engine.checkpoints.io import save_atomically
+from rvc_engine.checkpoints.retention import Save, SaveRegistry
+from rvc_engine.config import TrainingConfig
 from rvc_engine.environment import files
 from rvc_engine.environment.files import rename, replace, sync_file, unlink
 from rvc_engine.translation.program_errors import describe
@@ -108,3 +110,38 @@ def test_the_size_on_disk_of_a_system_without_blocks_is_the_length(monkeypatch: 
     from server.storage import sizes
 
     assert sizes._allocated(SimpleNamespace(st_size=7)) == 7  # type: ignore[arg-type]
+
+
+def test_an_artifact_that_is_being_sent_is_stored_again_without_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SECONDS_IN_USE", 0.1)
+    storage, voice = Storage(tmp_path / "data"), tmp_path / "anna.pth"
+    voice.write_bytes(b"a voice")
+    job_id = f"job_{'0' * 32}"
+    storage.attempt_folder(job_id, 1).mkdir(parents=True)
+    stored = storage.store_artifact(job_id, 1, voice)
+    monkeypatch.setattr(os, "replace", _refusing(1000, 5, os.replace))
+    assert storage.store_artifact(job_id, 1, voice) == stored
+    assert [path.name for path in storage.resolve(stored.path).parent.iterdir()] == [stored.sha256]
+    voice.write_bytes(b"another")
+    with pytest.raises(PermissionError):
+        storage.store_artifact(job_id, 1, voice)
+
+
+def test_a_save_that_a_player_has_open_stays_listed_and_is_deleted_after_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SECONDS_IN_USE", 0.1)
+    registry = SaveRegistry(tmp_path)
+    config = TrainingConfig(keep_saves="latest")
+    for step in (1, 2, 3):
+        (tmp_path / f"G_{step}.pth").write_bytes(b"1")
+    registry.add(Save(step=1, epoch=1, files=["G_1.pth"]), config, lambda _: 0.0)
+    refused, real = _refusing(1000, 32, os.unlink), os.unlink
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "unlink", lambda path: (refused if Path(path).name == "G_1.pth" else real)(path))
+        registry.add(Save(step=2, epoch=2, files=["G_2.pth"]), config, lambda _: 0.0)
+    assert sorted(path.name for path in tmp_path.glob("G_*")) == ["G_1.pth", "G_2.pth", "G_3.pth"]
+    registry.add(Save(step=3, epoch=3, files=["G_3.pth"]), config, lambda _: 0.0)
+    assert [path.name for path in tmp_path.glob("G_*")] == ["G_3.pth"]

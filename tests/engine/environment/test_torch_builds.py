@@ -1,6 +1,7 @@
 """The GPUs of a machine, and the build of PyTorch that they need."""
 
 import json
+import os
 import re
 import subprocess
 import tomllib
@@ -126,6 +127,7 @@ def test_advice_is_given_only_where_it_helps(
     assert (advice is None) if words is None else (advice is not None and words in advice)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="its program is a shell script")
 def test_gpus_are_found_by_nvidias_program_and_on_the_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin/nvidia-smi"
