@@ -1,15 +1,15 @@
-# demo: a voice from the sample recordings. test: all tests. test-install, test-containers, test-clients: the tests that need
-# a network, Docker or programs of other people. screenshots: pictures of the page. check: format, lint, types,
+# demo: a voice from the sample recordings. test: all tests. test-install, test-containers, test-clients, test-windows: the tests
+# that need a network, Docker, programs of other people or a Python for Windows. screenshots: pictures of the page. check: format, lint, types,
 # dependencies, import contracts, documentation, tests.
 # docs: the documentation site. dist, images: what a release consists of.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-BIN := .venv/bin
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # Two torch processes on two cores spin each other to a third of their speed; waiting threads should sleep.
 export OMP_WAIT_POLICY = PASSIVE
 
 .PHONY: setup browser demo dist images catalogue synchronous docs screenshots \
-  test test-pipeline test-models test-engine test-service test-long soak test-install test-containers test-clients \
-  lint check bench bench-gpu clean
+  test test-system test-pipeline test-models test-engine test-service test-long soak test-install test-containers test-clients \
+  test-windows lint check bench bench-gpu clean
 
 setup: browser .venv/.developer
 
@@ -90,6 +90,11 @@ test-engine: setup
 test-service: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/engine
 
+# What differs between systems: files, consoles, GPUs, the client, the store, the worker. Runs on Windows and macOS too.
+test-system: .venv/.developer
+	$(BIN)/python -m pytest tests/client tests/server/storage tests/worker tests/engine/environment tests/engine/compute \
+	  tests/engine/names tests/engine/translation tests/engine/index tests/engine/checkpoints
+
 test-long: setup
 	$(BIN)/python -m pytest -m "not containers"
 
@@ -124,10 +129,17 @@ test-clients: browser .venv/.developer
 test-containers: .venv/.developer
 	$(BIN)/python -m pytest -m containers -s tests/installation
 
+# The wheel on Windows, or by Wine on Linux: WINDOWS_PYTHON, or what shared/tools/windows_python.sh sets up beside the checkout.
+# Without either it is left out. LONG=1: besides, the tests of client, server, worker and engine.
+test-windows: .venv/.developer
+	$(BIN)/python -m tests.windows $(LONG:%=--long)
+
 lint: .venv/.developer
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/windows/mypy.ini --platform win32 --cache-dir .mypy_cache/win32
+	$(BIN)/mypy --config-file tests/windows/mypy.ini --platform darwin --cache-dir .mypy_cache/darwin
 	$(BIN)/lint-imports
 	$(BIN)/deptry rvc_train --optional-dependencies-dev-groups all,server,engine,pm,postgres,onnx,dev,docs --ignore DEP002
 	$(BIN)/deptry server worker --optional-dependencies-dev-groups all,engine,pm,postgres,onnx,dev,docs --ignore DEP002

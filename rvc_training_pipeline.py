@@ -20,8 +20,10 @@ except ModuleNotFoundError as missing:  # not even a package that all programs n
 
 def main() -> None:
     """Entry point."""
+    from rvc_engine.environment.graphics import let_mps_fall_back
     from rvc_engine.translation.program_errors import errors_reported
 
+    let_mps_fall_back()
     with errors_reported(), missing_package_reported("engine"):
         from rvc_engine.cli.pipeline_script import main as run_pipeline
 

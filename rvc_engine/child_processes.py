@@ -30,8 +30,8 @@ ENGINE_VARIABLES = (
 )
 # fmt: on
 """Variables that the engine and its libraries read. `*` stands for the rest of a name."""
-_ENGLISH = {"LANGUAGE": "en"}
-"""Language of a child whose output a program reads, stores or logs."""
+_ENGLISH = {"LANGUAGE": "en", "PYTHONUTF8": "1"}
+"""Language and encoding of a child whose output a program reads, stores or logs."""
 _SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(_|$)")
 """Names never passed on by a pattern above, such as NVIDIA_API_KEY by NVIDIA_*."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?")

@@ -19,8 +19,8 @@ class Machine:
     """Resources of one engine process."""
 
     device: str = "auto"
-    """`auto`, `cpu`, `cuda:<n>`, or several GPUs such as `cuda:0,cuda:1` for data-parallel training, with the other
-    stages on the first. auto is the first GPU, or else the CPU."""
+    """`auto`, `cpu`, `mps`, `cuda:<n>`, `xpu:<n>`, or several GPUs such as `cuda:0,cuda:1` for data-parallel
+    training, with the other stages on the first. auto is the first GPU, or else the CPU."""
     num_threads: int | None = None
     """CPU threads of PyTorch, divided among processes; None: all cores."""
     weights_folder: Path = field(default_factory=default_weights_folder)

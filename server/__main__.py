@@ -4,7 +4,6 @@ import _thread
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -20,6 +19,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from rvc_engine.environment.processes import on_stop_signals, stop_main_thread, stop_with_parent
 from rvc_engine.translation.program_errors import describe_os_error, errors_reported
 from rvc_train.local_servers import address_key
 from server.app import create_app
@@ -86,8 +86,8 @@ def main() -> int:
     """Read and check the settings, then serve. Returns the exit code: 2 for settings or a machine that do not work."""
     os.umask(UMASK)
     allow_many_connections()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)  # uvicorn installs its own while it serves, and raises the signal again afterwards
+    on_stop_signals(_exit)  # uvicorn installs its own while it serves, and raises the signal again afterwards
+    stop_with_parent(sys.argv, stop_main_thread)
     try:
         settings = ServerSettings()
         settings.check_exposure()

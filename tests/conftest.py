@@ -93,14 +93,14 @@ class Station:
         """Start a program, which `points` may kill."""
         log = self.folder / f"{module}.log"
         process: Process
-        if (self.python, self.cwd) == (Path(sys.executable), ROOT):
-            command = [module] if points is None else points.command(module)
-            environment = self.environment | ({} if points is None else points.environment)
+        command = [module] if points is None else points.command(module)
+        environment = self.environment | ({} if points is None else points.environment)
+        if (self.python, self.cwd) == (Path(sys.executable), ROOT) and sys.platform != "win32":
             process = forks().start(*command, environment=environment, folder=ROOT, output=log, errors=log)
         else:
             with log.open("ab") as file:
                 process = subprocess.Popen(
-                    [self.python, "-m", module], env=self.environment, cwd=self.cwd, stdout=file, stderr=file
+                    [self.python, "-m", *command], env=environment, cwd=self.cwd, stdout=file, stderr=file
                 )
         self.processes.append(process)
         return process

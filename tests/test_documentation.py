@@ -1,9 +1,14 @@
 """The documents for developers name what is there."""
 
+import configparser
+import plistlib
 import re
 from pathlib import Path
 
 import pytest
+import typer
+
+from rvc_train.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("rvc_engine/", "rvc_train/", "server/", "worker/", "tests/", "docs/", "benchmarks/")
@@ -29,3 +34,18 @@ def test_every_decision_is_listed() -> None:
     assert listed == sorted(path.name for path in decisions.glob("[0-9]*.md"))
     numbers = [name[:4] for name in listed]
     assert len(numbers) == len(set(numbers))
+
+
+def test_what_starts_the_program_at_log_on_runs_options_that_exist() -> None:
+    text = (ROOT / "docs" / "home.md").read_text()
+    (plist,) = re.findall(r"```xml\n(.*?)```", text, re.DOTALL)
+    (unit,) = re.findall(r"```ini\n(.*?)```", text, re.DOTALL)
+    (task,) = re.findall(r'-Argument "(.*?)"', text)
+    agent = plistlib.loads(plist.encode())
+    section = configparser.ConfigParser(interpolation=None)
+    section.read_string(unit)
+    commands = [agent["ProgramArguments"][1:], section["Service"]["ExecStart"].split()[1:], task.split()]
+    known = {option for each in typer.main.get_command(app).commands["up"].params for option in each.opts}  # type: ignore[attr-defined]
+    for command, *options in commands:
+        assert command == "up"
+        assert set(options) <= known

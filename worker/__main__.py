@@ -3,7 +3,6 @@
 import _thread
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from rvc_engine.child_processes import engine_environment, variable_names
+from rvc_engine.environment.processes import on_stop_signals, stop_with_parent
 from rvc_engine.translation.program_errors import describe_os_error, errors_reported
 from server.database.engine import create_engine
 from server.errors import SettingsRefused
@@ -55,8 +55,8 @@ def _run(settings: WorkerSettings) -> None:
         logger.info(sentence)
     stop = threading.Event()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop_handler(stop))
+    on_stop_signals(stop_handler(stop), stop.set)
+    stop_with_parent(sys.argv, stop.set)
     try:
         if settings.engine_command == default_engine_command():
             check_gpus(

@@ -31,8 +31,9 @@ class WorkerSettings(BaseSettings):
 
     worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     """Name of the worker in lists."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
-    """Device of the engines: `auto`, `cpu`, `cuda:<n>`, or several GPUs that train one voice: `cuda:0+cuda:1`."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
+    """Device of the engines: `auto`, `cpu`, `cuda:<n>`, `xpu:<n>`, `mps`, or several GPUs that train one voice:
+    `cuda:0+cuda:1`."""
     engines_per_machine: int = Field(default=1, ge=1)
     """Number of workers on this machine, among whose engines the cores are divided."""
     engine_command: list[str] = Field(default_factory=default_engine_command)

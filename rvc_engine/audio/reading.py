@@ -253,7 +253,9 @@ class _SndfileDecoder:
     def __init__(self, file: FileIO) -> None:
         self.damage = 0
         self._raw = file
-        signature = os.pread(file.fileno(), max(map(len, _SNDFILE_SIGNATURES)), 0)
+        file.seek(0)
+        signature = file.read(max(map(len, _SNDFILE_SIGNATURES)))
+        file.seek(0)
         if not signature.startswith(_SNDFILE_SIGNATURES):
             raise UnreadableAudio("not audio")
         try:

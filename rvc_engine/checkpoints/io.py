@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from rvc_engine.environment.files import replace, sync_folder
 from rvc_engine.errors import DiskFull, IncompatibleCheckpoint
-from rvc_engine.workspace.atomic_files import sync_folder
 from rvc_engine.workspace.disk import check_free_space, is_disk_full
 
 RESUME_HINT = "free some space and start the run again; it goes on from its last checkpoint"
@@ -56,7 +56,7 @@ def save_together(trees: dict[Path, Any], claim: Callable[[list[str]], None] = l
         hashes = [_write(tree, temporaries[path]) for path, tree in trees.items()]
         claim(hashes)
         for path, temporary in temporaries.items():
-            temporary.replace(path)
+            replace(temporary, path)
     except OSError as error:
         if is_disk_full(error):
             raise DiskFull(f"the disk of {folder} has no room for {names}; {RESUME_HINT}") from error
@@ -92,11 +92,13 @@ def tensor_bytes(tree: Any) -> int:
 def load_file(path: Path, device: torch.device | str = "cpu", lazily: bool = False) -> Any:
     """Read a `.pth` file as plain data, never running code in it.
 
-    `lazily` memory-maps the tensors, to be read where they are used; files of early PyTorch are read whole. Raises
+    `lazily` memory-maps the tensors, to be read where they are used; files of early PyTorch are read whole, and all on
+    Windows, where a mapped file cannot be replaced. Raises
     IncompatibleCheckpoint when the file is damaged or contains code, and torch.OutOfMemoryError.
     """
     try:
-        tree = torch.load(path, map_location=device, weights_only=True, mmap=lazily and zipfile.is_zipfile(path))
+        is_mapped = lazily and os.name != "nt" and zipfile.is_zipfile(path)
+        tree = torch.load(path, map_location=device, weights_only=True, mmap=is_mapped)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # foreign bytes make an unpickler fail in any way, e.g. with IndexError

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rvc_engine.environment.files import unlink
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.checksum import sha256_of
@@ -67,7 +68,7 @@ def read_entries(folder: Path) -> list[CheckpointEntry]:
     if not manifest.exists():
         return []
     try:
-        return [CheckpointEntry(**row) for row in json.loads(manifest.read_text())["checkpoints"]]
+        return [CheckpointEntry(**row) for row in json.loads(manifest.read_text(encoding="utf-8"))["checkpoints"]]
     except (ValueError, KeyError, TypeError) as error:
         raise IncompatibleCheckpoint(
             f"{manifest} cannot be read ({error}), so the run's checkpoints cannot be trusted; "
@@ -82,4 +83,4 @@ def write_entries(folder: Path, entries: Sequence[CheckpointEntry]) -> None:
     kept = {row.file for row in entries}
     for file in folder.glob(f"step_{'[0-9]' * 9}.pt"):  # not a copy that someone keeps there
         if file.name not in kept:
-            file.unlink(missing_ok=True)
+            unlink(file)

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rvc_engine.config import TrainingConfig
+from rvc_engine.environment.files import is_in_use, unlink
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.checksum import sha256_of
 
@@ -105,13 +106,19 @@ class SaveRegistry:
         dropped = [each for each in saves if each not in kept]
         self._write(saves, contents.claimed)  # both first: a crash before the files are deleted leaves none unlisted
         needed = {name for each in kept for name in each.files}
+        in_use = []
         for each in dropped:
             is_own = self._is_unchanged(each)
-            for name in set(each.files) - needed:
-                if is_own or "/" in name:  # a file in a subfolder is not of the pair
-                    (self._root / name).unlink(missing_ok=True)
+            try:
+                for name in set(each.files) - needed:
+                    if is_own or "/" in name:  # a file in a subfolder is not of the pair
+                        unlink(self._root / name)
+            except OSError as error:
+                if not is_in_use(error):
+                    raise
+                in_use.append(each)  # it stays listed, and the next save deletes it
         if dropped:
-            self._write(kept, contents.claimed)
+            self._write([each for each in saves if each in kept or each in in_use], contents.claimed)
         return dropped
 
     def _write(self, saves: Sequence[Save], claimed: Sequence[str]) -> None:

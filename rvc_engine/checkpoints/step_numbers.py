@@ -9,6 +9,8 @@ from collections.abc import Callable
 from itertools import chain, count
 from pathlib import Path
 
+from rvc_engine.environment.files import rename
+
 LATEST_STEP_NAME = 2333333
 """Step in the file names of the reference when it keeps one pair only."""
 
@@ -46,7 +48,7 @@ def make_way(
         free = next(number for number in chain(range(step - 1, -1, -1), count(step + 1)) if _is_free(root, number))
         for path, renamed in zip(latest, _pair(root, free), strict=True):
             if path.exists():
-                path.rename(renamed)
+                rename(path, renamed)
         warn(
             f"G_{LATEST_STEP_NAME}.pth and its D_ file in {root} are now named G_{free}.pth and D_{free}.pth: other "
             "programs resume from the highest number, which is that of the newer save"

@@ -1,6 +1,5 @@
 """The engine's events on the terminal and in the log file of a run."""
 
-import io
 import logging
 import os
 import re
@@ -17,9 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from rvc_engine import events
+from rvc_engine.environment.files import replace
 from rvc_engine.event_text import describe, losses_text, throughput_text
 from rvc_engine.events import EXIT_FAILED, Event, Failed
 from rvc_engine.reporting import Report
+from rvc_engine.translation.characters import accept_any_character
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_engine.workspace.disk import unwritable
 from rvc_engine.workspace.layout import Workspace
@@ -79,10 +80,10 @@ class LogFile:
         if is_ours:
             for older, newer in pairwise(reversed(numbered)):
                 if newer.exists():
-                    newer.replace(older)
-            self._path.replace(numbered[0])
+                    replace(newer, older)
+            replace(self._path, numbered[0])
         else:
-            self._path.replace(_unused(self._path.with_name(f"{self._path.name}.old")))
+            replace(self._path, _unused(self._path.with_name(f"{self._path.name}.old")))
         self._file = self._open()
 
     def close(self) -> None:
@@ -131,8 +132,7 @@ class Terminal:
         self._level, self._words = LEVELS[level], words
         self.log_interval = LOG_INTERVAL
         """Steps between lines of losses, which are also shown at the end of each epoch."""
-        if isinstance(sys.stdout, io.TextIOWrapper):  # a name in a script that its encoding lacks must not end the run
-            sys.stdout.reconfigure(errors="backslashreplace")
+        accept_any_character(sys.stdout, sys.stderr)
         self._output, self._faults = _Output(stderr=False), _Output(stderr=True)
         self._is_piped = not self._output.is_terminal
         if self._output.is_terminal and self._faults.is_terminal:

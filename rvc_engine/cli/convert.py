@@ -26,7 +26,7 @@ def convert(
     pitch: Annotated[PitchEstimator, typer.Option(help="Estimator of the pitch curve.")] = "swift",
     speaker: Annotated[str, typer.Option(help="Number or name of the speaker, for a voice with several.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the noise that the model generates from.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, or cuda:<number>.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda:<n> or xpu:<n>.")] = "auto",
     weights: Annotated[Path | None, typer.Option(help="Folder of published weights.")] = None,
     content_folder: Annotated[
         Path | None, typer.Option(help="Folder of the HuBERT that the voice was trained with, if it is your own.")

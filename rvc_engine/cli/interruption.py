@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ STOPPING = {
     signal.SIGINT: "stopping after this step; press Ctrl-C again to end now, without a checkpoint",
     signal.SIGTERM: "stopping after this step",
 }
+if sys.platform == "win32":
+    STOPPING[signal.SIGBREAK] = STOPPING[signal.SIGTERM]
 
 
 @contextmanager

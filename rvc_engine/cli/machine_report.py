@@ -3,7 +3,13 @@
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rvc_engine.environment.graphics import graphics_cards
+from rvc_engine.environment.torch_builds import gpu_advice
+
+if TYPE_CHECKING:
+    import torch
 
 LIBRARIES = ("torch", "transformers", "faiss-cpu", "av", "soundfile", "soxr", "swift-f0", "pyworld-prebuilt")
 
@@ -13,6 +19,8 @@ def machine_report() -> dict[str, Any]:
     import av
     import torch
 
+    from rvc_engine.compute.accelerators import found
+
     codecs = {name: ".".join(map(str, parts)) for name, parts in av.library_versions.items()}
     return {
         "python": platform.python_version(),
@@ -21,7 +29,9 @@ def machine_report() -> dict[str, Any]:
         "libraries": {name: _version(name) for name in LIBRARIES},
         "ffmpeg": codecs,
         "cuda_build": torch.version.cuda,
-        "devices": [_device(index) for index in range(torch.cuda.device_count())],
+        "gpus": [f"{card.vendor}: {card.name}" for card in graphics_cards()],
+        "advice": gpu_advice(),
+        "devices": [_device(device) for device in found()],
         "cpu_threads": torch.get_num_threads(),
     }
 
@@ -33,18 +43,27 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _device(index: int) -> dict[str, Any]:
-    import torch
+def _device(device: "torch.device") -> dict[str, Any]:
+    from rvc_engine.compute import accelerators
 
-    found = torch.cuda.get_device_properties(index)
-    free, total = torch.cuda.mem_get_info(index)
-    has_bf16 = found.major >= 8
+    free, total = accelerators.memory_of(device)
+    capability = _capability(device)
     return {
-        "name": f"cuda:{index}",
-        "model": found.name,
-        "capability": f"{found.major}.{found.minor}",
+        "name": str(device),
+        "model": accelerators.name_of(device),
+        "capability": capability and f"{capability[0]}.{capability[1]}",
         "memory_bytes": total,
         "memory_free_bytes": free,
-        "precision": "bf16" if has_bf16 else "fp16",
-        "tf32": has_bf16,
+        "precision": accelerators.native_format(device),
+        "graphs": accelerators.has_graphs(device),
+        "tf32": capability is not None and capability >= accelerators.NATIVE_BF16,
     }
+
+
+def _capability(device: "torch.device") -> tuple[int, int] | None:
+    """CUDA's compute capability of a GPU of NVIDIA; None for others."""
+    import torch
+
+    from rvc_engine.compute.accelerators import is_nvidia
+
+    return torch.cuda.get_device_capability(device) if is_nvidia(device) else None

@@ -17,6 +17,7 @@ from rvc_engine.cli.convert import convert
 from rvc_engine.cli.voices import extract, inspect, merge, onnx, reorder_optimizer
 from rvc_engine.cli.weights import app as weights_app
 from rvc_engine.config import TrainingConfig
+from rvc_engine.environment.graphics import let_mps_fall_back
 from rvc_engine.environment.text_files import read_text
 from rvc_engine.events import EXIT_USAGE
 from rvc_engine.installation import VersionOption, missing_package_reported
@@ -128,7 +129,10 @@ def run(
         list[str] | None, typer.Option("--set", help="One field of the config, such as batch_size=8; repeatable.")
     ] = None,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda:<number>, or several GPUs for data-parallel training: cuda:0,cuda:1.")
+        str,
+        typer.Option(
+            help="auto, cpu, mps, cuda:<n>, xpu:<n>, or several GPUs for data-parallel training: cuda:0,cuda:1."
+        ),
     ] = "auto",
     processes: Annotated[int, typer.Option(min=1, help="Data-parallel processes, with --device cpu.")] = 1,
     weights: Annotated[Path | None, typer.Option(help="Folder of published weights.")] = None,
@@ -211,6 +215,7 @@ def configs(
 
 def main() -> None:
     """Entry point."""
+    let_mps_fall_back()
     is_child = "--events" in sys.argv  # of a worker, whose log has the standard error of its engines
     with errors_reported(shows_traceback=is_child), missing_package_reported("engine"):
         localized(app, "rvc-engine" if Path(sys.argv[0]).name == "__main__.py" else None)()

@@ -374,6 +374,8 @@ def _device_names(gpus: str) -> str:
     if len(set(map(int, numbers))) < len(numbers):
         raise usage_error(f"-g/--gpus: {gpus} names a GPU twice; name each once, such as 0-1")
     if not torch.cuda.is_available():
+        if numbers == ["0"]:
+            return "auto"  # a GPU of another kind, or the CPU
         if len(numbers) > 1:
             echo(f"-g/--gpus: none of the {len(numbers)} GPUs was found; training on the CPU", err=True)
         return "cpu"

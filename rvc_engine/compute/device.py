@@ -1,7 +1,8 @@
-"""Devices by the names that the command line takes: auto, cpu, cuda:0 or several GPUs."""
+"""Devices by the names that the command line takes: auto, cpu, cuda:0, xpu:0, mps or several GPUs."""
 
 import torch
 
+from rvc_engine.compute import accelerators
 from rvc_engine.errors import InvalidConfig
 from rvc_engine.machine import Machine
 
@@ -31,6 +32,8 @@ def open_devices(machine: Machine) -> list[torch.device]:
         raise InvalidConfig(f"{machine.device} names the same device twice; name each GPU once")
     if len(devices) > 1 and any(device.type == "cpu" for device in devices):
         raise InvalidConfig(f"{machine.device} combines the CPU with GPUs; name only GPUs, or cpu with --processes")
+    if len(devices) > 1 and any(device.type != "cuda" for device in devices):
+        raise InvalidConfig(f"{machine.device} names several devices, which only CUDA can train on together; name one")
     if machine.num_processes > 1 and devices[0].type != "cpu":
         raise InvalidConfig(
             f"--processes {machine.num_processes} is for training on the CPU, and this run uses {devices[0]}; to use "
@@ -41,16 +44,21 @@ def open_devices(machine: Machine) -> list[torch.device]:
 
 def _open(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        return next(iter(accelerators.found()), torch.device("cpu"))
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InvalidConfig(f"{name!r} is not the name of a device; use auto, cpu or cuda:<number>") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InvalidConfig(
-            f"{name} is not available: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu, or "
-            "check the driver with nvidia-smi"
+            f"{name!r} is not the name of a device; use auto, cpu, cuda:<number>, xpu:<number> or mps"
+        ) from error
+    if device.type not in {"cpu", *accelerators.KINDS}:
+        raise InvalidConfig(f"{name} is not supported; use auto, cpu, cuda:<number>, xpu:<number> or mps")
+    if device.type == "cpu":
+        return device
+    available = accelerators.count(device.type)
+    if (device.index or 0) >= available:
+        raise InvalidConfig(
+            f"{name} is not available: PyTorch finds {available} {device.type.upper()} devices here; use auto or cpu, "
+            "or check the driver and `rvc-engine machine`"
         )
-    if device.type not in {"cpu", "cuda"}:
-        raise InvalidConfig(f"{name} is not supported; use auto, cpu or cuda:<number>")
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+    return torch.device(device.type, device.index or 0)

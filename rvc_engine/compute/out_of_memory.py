@@ -2,7 +2,12 @@
 
 import torch
 
-_ALLOCATION_FAULTS = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
+_ALLOCATION_FAULTS = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "DefaultCPUAllocator",
+    "MPS backend out of memory",
+)
 """Messages of libraries below PyTorch that could not allocate: they come as a plain RuntimeError."""
 
 

@@ -14,11 +14,10 @@ from typing import Any, Literal
 import torch
 from torch.amp.grad_scaler import GradScaler
 
+from rvc_engine.compute.accelerators import native_format
 from rvc_engine.config import PrecisionChoice
 
 FormatName = Literal["fp32", "bf16", "fp16"]
-NATIVE_BF16 = (8, 0)
-"""Lowest compute capability (Ampere) of GPUs that multiply bfloat16 in hardware."""
 _NATIVE_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 MIN_LOSS_SCALE = 1.0
 """A float16 loss scale below this has been halved at least 17 times in a row: the losses, not a step, are at fault."""
@@ -35,12 +34,12 @@ class Precision:
 
     @classmethod
     def choose(cls, choice: PrecisionChoice, device: torch.device) -> "Precision":
-        """Format by the config's choice: auto is bf16 where it is native, otherwise fp16 on GPUs and fp32 on CPUs."""
+        """Format by the config's choice: auto is bf16 where it is native, else fp16 on NVIDIA's GPUs and fp32."""
         if choice != "auto":
             return cls(choice, device.type)
-        if device.type != "cuda":
+        if device.type == "cpu":
             return cls("bf16" if cpu_supports_bf16() else "fp32", device.type)
-        return cls("bf16" if torch.cuda.get_device_capability(device) >= NATIVE_BF16 else "fp16", device.type)
+        return cls(native_format(device), device.type)
 
     def fp32(self) -> "Precision":
         """The safest format on the same device."""

@@ -105,7 +105,7 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], HubertSizes]:
     """Contents of `config.json`, and the sizes in it. Raises IncompatibleCheckpoint."""
     path = folder / "config.json"
     try:
-        described = json.loads(path.read_text())
+        described = json.loads(path.read_text(encoding="utf-8"))
         return described, HubertSizes.model_validate(described)
     except ValidationError as error:
         first = error.errors()[0]

@@ -48,7 +48,7 @@ def weights_file(folder: Path) -> Path | None:
 def check_fits(folder: Path, version: Version) -> None:
     """Raise IncompatibleCheckpoint, before any work, when the model's features do not have the version's width."""
     try:
-        sizes = json.loads((folder / "config.json").read_text())
+        sizes = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         hidden, projected = sizes.get("hidden_size", 768), sizes.get("classifier_proj_size", 256)
     except (OSError, ValueError, AttributeError) as error:
         raise IncompatibleCheckpoint(f"{folder / 'config.json'} does not describe a HuBERT: {error}") from error

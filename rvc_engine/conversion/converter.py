@@ -23,6 +23,7 @@ from rvc_engine.audio.reading import UnreadableAudio, read_mono
 from rvc_engine.config import PitchEstimator as EstimatorName
 from rvc_engine.content.encoders import create_encoder
 from rvc_engine.content.windows import num_content_frames
+from rvc_engine.environment.files import replace
 from rvc_engine.errors import InvalidConfig, InvalidDataset
 from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
 from rvc_engine.index.retrieval import Retrieval
@@ -241,7 +242,7 @@ def convert_file(
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             soundfile.write(temporary, output, converter.sample_rate, subtype="PCM_16", format=kind)
-            temporary.replace(target)
+            replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
     return len(output) / converter.sample_rate

@@ -225,7 +225,7 @@ class ClipLoader:
             return None
         clips = self._source.padded(each.clips, each.frames)
         if self._stream is None:
-            return clips, None
+            return clips.to(self._device), None
         with torch.cuda.stream(self._stream):
             return clips.pinned().to(self._device), self._stream.record_event()
 

@@ -1,1 +1,1 @@
-"""The user's system: proxies named in environment variables, text files in the encodings of its editors. No torch."""
+"""The user's system: processes, disks and files, GPUs, proxies of the environment, text files as editors write them."""

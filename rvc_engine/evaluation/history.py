@@ -13,6 +13,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rvc_engine.environment.files import unlink
 from rvc_engine.workspace.atomic_files import write_atomically
 
 SELECTION_METRIC = "eval/mel"
@@ -104,12 +105,12 @@ class EvaluationHistory:
         """Drop all evaluations, for a run that starts from the beginning."""
         dropped = [*self.rows, *([self.best] if self.best is not None else [])]
         self.rows, self.best, self.spent_seconds = [], None, 0.0
-        self.path.unlink(missing_ok=True)
+        unlink(self.path)
         self._delete_files(dropped)
 
     def _delete_files(self, rows: Sequence[Row]) -> None:
         for name in {name for row in rows for name in row.files}:
-            (self.root / name).unlink(missing_ok=True)
+            unlink(self.root / name)
 
     def _write(self) -> None:
         contents = _Contents(

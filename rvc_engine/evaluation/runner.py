@@ -13,6 +13,7 @@ from rvc_engine.checkpoints.train_state import TrainProgress, completed_epochs
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.split import Split
+from rvc_engine.environment.files import unlink
 from rvc_engine.errors import ArtifactInvalid, IncompatibleCheckpoint
 from rvc_engine.evaluation.evaluator import Evaluation, Evaluator
 from rvc_engine.evaluation.history import EvaluationHistory, Row
@@ -56,7 +57,7 @@ class EvaluationRunner:
         self._last_step = None
         if progress.step == 0:
             self._history.clear()
-            self._workspace.best_file.unlink(missing_ok=True)
+            unlink(self._workspace.best_file)
             return
         self._history.truncate_after(progress.step)
         if not self._workspace.best_file.is_file():

@@ -17,12 +17,13 @@ import torch
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.speakers import Speakers, index_stems
+from rvc_engine.environment.files import replace, sync_folder, unlink
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.index.kmeans import ProgressCallback, minibatch_kmeans, progress_part, release_pages, two_level_kmeans
 from rvc_engine.index.nearest import Nearest
 from rvc_engine.index.own_indexes import OwnIndexes
 from rvc_engine.reporting import StageReport
-from rvc_engine.workspace.atomic_files import keep_aside, link_or_copy, sync_folder
+from rvc_engine.workspace.atomic_files import keep_aside, link_ascii_twin, link_or_copy
 from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.external import speaker_in
 from rvc_engine.workspace.layout import Workspace
@@ -165,7 +166,7 @@ def _concatenate_features(parts: list[list[Path]], target: Path, report: StageRe
             f"{total - sum(counts)} of {total} rows of features are left out of the index: their values are NaN, "
             "infinite or far too large"
         )
-    temporary.replace(target)
+    replace(temporary, target)
     file_counts = iter(counts)
     lengths = [sum(next(file_counts) for _ in part) for part in parts]
     return np.load(target, mmap_mode="r"), list(accumulate(lengths))
@@ -239,10 +240,11 @@ def _write(index: faiss.IndexIVFFlat, workspace: Workspace, stem: str, own: OwnI
         if path.exists() and not own.contain(path):
             report.warn(f"{path} is not of this run; it is kept as {keep_aside(path).name}")
     own.add(temporary, [added, exported])
-    temporary.replace(added)
+    replace(temporary, added)
     workspace.weights.mkdir(parents=True, exist_ok=True)
-    exported.unlink(missing_ok=True)
-    link_or_copy(added, exported)
+    link_or_copy(added, temporary)
+    replace(temporary, exported)
+    link_ascii_twin(exported)
     sync_folder(workspace.root)
     sync_folder(workspace.weights)
     return added
@@ -253,7 +255,11 @@ def _remove_stale_indexes(workspace: Workspace, written: Mapping[str, Path], own
     kept = {*written.values(), *(workspace.weights / f"{stem}.index" for stem in written)}
     for old in (*workspace.root.glob(f"added_IVF*_{workspace.version}.index"), *workspace.speaker_index_files()):
         if old not in kept and own.contain(old):
-            old.unlink()
+            unlink(old)
+
+
+NOT_PRIVILEGED = 1314
+"""Windows' error code: without its developer mode only administrators may make symbolic links."""
 
 
 def link_outside(workspace: Workspace, folder: Path) -> Path:
@@ -272,5 +278,10 @@ def link_outside(workspace: Workspace, folder: Path) -> Path:
         link.unlink()
     elif link.exists():
         keep_aside(link)
-    link.symlink_to(added.absolute())
+    try:
+        link.symlink_to(added.absolute())
+    except OSError as error:
+        if getattr(error, "winerror", None) != NOT_PRIVILEGED:
+            raise
+        link_or_copy(added, link)
     return link

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.hyperparameters import NUM_NEIGHBOURS
+from rvc_engine.workspace.index_files import read_index
 
 SMALLEST_DISTANCE = 1e-9
 """Lower bound of squared distances, so that a row that is in the index itself gets no infinite weight."""
@@ -19,8 +19,8 @@ class Retrieval:
     def __init__(self, path: Path, feature_size: int) -> None:
         """Read an index. Raises IncompatibleCheckpoint for another file, or another size of features."""
         try:
-            self._index = faiss.read_index(str(path))
-        except RuntimeError as error:
+            self._index = read_index(path)
+        except (RuntimeError, OSError) as error:
             raise IncompatibleCheckpoint(f"{path} is not a FAISS index; give the .index file of the voice") from error
         if self._index.d != feature_size or self._index.ntotal == 0:
             raise IncompatibleCheckpoint(

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from rvc_engine.compute.accelerators import has_float64
 from rvc_engine.hyperparameters import RESBLOCK_DILATIONS, RESBLOCK_KERNEL_SIZES, Hyperparameters
 from rvc_engine.models.activation_checkpointing import ActivationCheckpointing
 from rvc_engine.models.backend import BackendModule, run_fp32, to_fp32
@@ -35,13 +36,14 @@ class SineSource(nn.Module):
         """f0 (B, T) Hz, noise (B, T * hop) of unit variance -> (B, T * hop).
 
         The phase starts at the first sample and is continuous over frames. It is summed over frames in cycles, in
-        float64, so that a long clip stays in tune.
+        float64, so that a long clip stays in tune: on the CPU for devices without it.
         """
-        per_sample = f0.double() / self.sample_rate
+        device = f0.device if has_float64(f0.device) else torch.device("cpu")
+        per_sample = f0.to(device).double() / self.sample_rate
         cycles = per_sample * self.hop_length
         start = cycles.cumsum(1) - cycles
-        ramp = torch.arange(1, self.hop_length + 1, device=f0.device, dtype=torch.float64)
-        phase = (start.unsqueeze(2) + per_sample.unsqueeze(2) * ramp).frac().to(noise.dtype).flatten(1)
+        ramp = torch.arange(1, self.hop_length + 1, device=device, dtype=torch.float64)
+        phase = (start.unsqueeze(2) + per_sample.unsqueeze(2) * ramp).frac().to(noise.dtype).flatten(1).to(f0.device)
         voiced = (f0 > 0).to(noise.dtype).repeat_interleave(self.hop_length, dim=1)
         wave = SINE_AMPLITUDE * torch.sin(2 * math.pi * phase) * voiced
         return wave + noise * (voiced * VOICED_NOISE + (1 - voiced) * UNVOICED_NOISE)

@@ -90,3 +90,12 @@ def storable(name: str) -> str:
     name = re.sub(r"^\.", "_", name.lstrip(" "))  # a dot hides a file
     name = _DEVICES.sub(r"\g<device>_", name, count=1) if _DEVICES.match(name) else name
     return name or "_"
+
+
+def ascii_twin(name: str) -> str | None:
+    """A second name in ASCII for an index: RVC on Windows opens no other. None for a name that is ASCII itself."""
+    stem, dot, suffix = name.rpartition(".")
+    if name.isascii():
+        return None
+    kept = re.sub("[^A-Za-z0-9]+", "-", stem).strip("-")[:60]
+    return f"{kept or 'voice'}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}{dot}{suffix}"

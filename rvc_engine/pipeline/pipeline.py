@@ -15,6 +15,7 @@ from rvc_engine.compute.device import open_devices
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content import stage as content_stage
 from rvc_engine.data import speakers
+from rvc_engine.environment.torch_builds import gpu_advice
 from rvc_engine.errors import EngineError, MissingWeights
 from rvc_engine.events import STAGES, Log, Stage, StageChanged, Warned
 from rvc_engine.index import build
@@ -131,6 +132,8 @@ class _Run:
         self.report, self.is_stopping = report, is_stopping
         self.devices = open_devices(machine)
         self.device = self.devices[0]
+        if machine.device == "auto" and self.device.type == "cpu" and (advice := gpu_advice()) is not None:
+            report(Warned(message=advice))
         self.cache = StageCache(machine.cache_folder) if machine.cache_folder is not None else None
 
     def preprocessing_results(self, dataset: Path) -> dict[Stage, _StageResult]:

@@ -4,17 +4,18 @@ Each outcome has a last event and an exit code: succeeded, failed with a code an
 """
 
 import errno
+import io
 import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 from rvc_engine.config import TrainingConfig
+from rvc_engine.environment.processes import on_end_of_input, on_stop_signals
 from rvc_engine.errors import DiskFull, EngineError, FailureCode, StopRequested
 from rvc_engine.events import (
     EXIT_FAILED,
@@ -31,7 +32,7 @@ from rvc_engine.machine import Machine
 from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 from rvc_engine.reporting import Report
 from rvc_engine.translation.program_errors import describe_os_error
-from rvc_engine.workspace.disk import check_writable
+from rvc_engine.workspace.disk import check_spelling, check_writable
 from rvc_engine.workspace.layout import Workspace
 
 
@@ -52,7 +53,7 @@ class StopSwitch:
         self._is_requested = True
 
     def on_signals(self) -> None:
-        """Install handlers of SIGTERM, SIGINT and SIGHUP; a second SIGINT (Ctrl-C) interrupts at once.
+        """Stop at SIGTERM, SIGINT, SIGHUP and the end of a Windows console; a second Ctrl-C interrupts at once.
 
         SIGHUP (the terminal was closed) stays ignored where it is, as under nohup.
         """
@@ -70,22 +71,14 @@ class StopSwitch:
                 os.dup2(nowhere, descriptor)
             os.close(nowhere)
 
-        signal.signal(signal.SIGTERM, handle)
-        signal.signal(signal.SIGINT, handle)
+        on_stop_signals(handle, self.request_stop)
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, hang_up)
 
     def on_end_of_input(self) -> None:
         """Watch standard input, which ends with the parent process; its next run must not meet this one."""
 
-        def watch() -> None:
-            with suppress(OSError, ValueError):
-                # Not sys.stdin.read: a thread blocked in its buffer makes the interpreter abort at exit.
-                while os.read(sys.stdin.fileno(), 4096):
-                    pass
-            self.request_stop()
-
-        threading.Thread(target=watch, name="stdin", daemon=True).start()
+        on_end_of_input(self.request_stop)
 
 
 class EventLines:
@@ -94,6 +87,8 @@ class EventLines:
     def __init__(self, switch: StopSwitch) -> None:
         self._switch = switch
         self._lock = threading.Lock()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8, whatever a pipe's encoding on this system
+            sys.stdout.reconfigure(encoding="utf-8")
 
     def __call__(self, event: Event) -> None:
         with self._lock:
@@ -120,6 +115,7 @@ def run_engine(
     `prepare`: called once the workspace is locked and before any work; returns the configuration to run with.
     """
     try:
+        check_spelling(workspace.root)
         check_writable(workspace.root, workspace.weights, workspace.recovery, workspace.previews)
         with workspace.lock(lock_wait_seconds):
             config = prepare(config)

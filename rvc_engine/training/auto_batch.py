@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import psutil
 import torch
 
 from rvc_engine.audio.mel import spectrogram
 from rvc_engine.checkpoints.train_state import GanTrainState
+from rvc_engine.compute.accelerators import memory_of
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.data.batch import Batch
 from rvc_engine.data.clips import ClipFiles
@@ -89,6 +89,4 @@ def clips_fit(clips: Sequence[ClipFiles], hparams: Hyperparameters, device: torc
 
 def free_bytes(device: torch.device) -> int:
     """Free memory of the device; of the machine for a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
+    return memory_of(device)[0]

@@ -83,7 +83,7 @@ class BatchSampler:
     ) -> "BatchSampler":
         """Create the sampler. batch_size=auto takes the size at `progress`, or without one tries steps on `state`."""
         hparams, device = state.hparams, state.device
-        wants_cache = config.cache_data_on_device or device.type == "cuda"
+        wants_cache = config.cache_data_on_device or device.type != "cpu"
         caches_clips = wants_cache and not distributed.all_reduce_any(not clips_fit(clips, hparams, device))
         if wants_cache and not caches_clips:
             log = report.warn if config.cache_data_on_device else report.log
@@ -146,6 +146,6 @@ def _clip_source(
     cpu = torch.device("cpu")
     if caches_clips:
         return ClipsInMemory(clips, hparams, device)
-    if device.type == "cuda" and clips_fit(clips, hparams, cpu):
+    if device.type != "cpu" and clips_fit(clips, hparams, cpu):
         return ClipsInMemory(clips, hparams, cpu)
     return ClipsOnDisk(clips, hparams)

@@ -7,8 +7,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
-
+from rvc_engine.compute.accelerators import empty_cache
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.compute.process_group import SINGLE_PROCESS, DistributedContext
 from rvc_engine.errors import GpuOutOfMemory
@@ -79,5 +78,4 @@ class MicroBatcher:
 def free_cached_memory() -> None:
     """Collect garbage and return PyTorch's cached memory to the device. The caller drops its tensors before."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    empty_cache()

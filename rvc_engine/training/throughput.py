@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from rvc_engine.compute.accelerators import synchronize
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.compute.precision import Precision
 
@@ -116,10 +117,8 @@ def peak_matmul_flops(device: torch.device, precision: Precision) -> float | Non
 
 
 def _matmul_seconds(matrix: torch.Tensor, product: torch.Tensor) -> float:
-    if matrix.is_cuda:
-        torch.cuda.synchronize(matrix.device)
+    synchronize(matrix.device)
     started = time.perf_counter()
     torch.mm(matrix, matrix, out=product)
-    if matrix.is_cuda:
-        torch.cuda.synchronize(matrix.device)
+    synchronize(matrix.device)
     return time.perf_counter() - started

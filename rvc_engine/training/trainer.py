@@ -22,6 +22,7 @@ from rvc_engine.checkpoints.recovery import RecoveryStore
 from rvc_engine.checkpoints.retention import SaveRegistry
 from rvc_engine.checkpoints.step_numbers import step_above
 from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress, completed_epochs
+from rvc_engine.compute.accelerators import has_graphs
 from rvc_engine.compute.precision import Precision, use_tf32
 from rvc_engine.compute.process_group import SINGLE_PROCESS, DistributedContext
 from rvc_engine.config import TrainingConfig
@@ -193,7 +194,7 @@ class _Trainer:
         self.time_is_up = self.schedule.is_time_up(progress)
 
     def _graphed_steps(self) -> GraphedSteps | None:
-        if self.device.type != "cuda":
+        if not has_graphs(self.device):
             return None
         if self.distributed.world_size > 1:
             self.report.log("several processes train without CUDA graphs, one kernel after another")

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rvc_engine.environment.disks import ALLOW_LONG_PATHS, LONGEST_PATH, has_long_paths
+from rvc_engine.environment.files import is_in_use
+from rvc_engine.translation.characters import accept_any_character
 from rvc_engine.translation.programs import LEVEL_VARIABLE, echo
 
 EXIT_BROKEN_PIPE = 141
@@ -30,6 +33,7 @@ def errors_reported(*, shows_traceback: bool = False) -> Iterator[None]:
     unexpected error too, as for programs whose standard error is a log.
     """
     _open_closed_streams()
+    accept_any_character(sys.stdout, sys.stderr)
     try:
         try:
             yield
@@ -96,11 +100,24 @@ def describe_os_error(error: OSError) -> str:
         )
     if "temporary directory" in reason and not name:
         return f"there is no folder for temporary files ({reason}); free some space there, or set TMPDIR to another one"
-    if isinstance(error, PermissionError) and name:
+    return _describe_refused_path(error, name, reason) if name else reason
+
+
+def _describe_refused_path(error: OSError, name: str, reason: str) -> str:
+    """A sentence on an error of a path."""
+    if is_in_use(error) and (os.access(name, os.W_OK) or not Path(name).exists()):
+        return f"{name} is in use by another program; close what has it open, such as a player, then try again"
+    if isinstance(error, PermissionError):
         return f"no permission for {name} ({reason}); check its owner and mode, or use another folder"
-    if isinstance(error, FileNotFoundError) and name:
+    length = len(name)
+    if isinstance(error, FileNotFoundError) and length > LONGEST_PATH and not has_long_paths():
+        return (
+            f"the path {name} has {length} characters, and this Windows allows {LONGEST_PATH}; use a shorter "
+            f"folder, or let an administrator allow long paths: {ALLOW_LONG_PATHS}"
+        )
+    if isinstance(error, FileNotFoundError):
         return f"there is no file or folder {name}; check the path"
-    return f"{name}: {reason}" if name else reason
+    return f"{name}: {reason}"
 
 
 def _named(error: OSError) -> str:

@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-import faiss
 import numpy as np
 import soundfile
 import torch
@@ -25,6 +24,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.content.names import embedder_of_features
 from rvc_engine.data.clips import Clip, list_clips, load_clip, speakers_present
 from rvc_engine.data.speakers import Speakers
+from rvc_engine.environment.files import unlink
 from rvc_engine.errors import ArtifactInvalid, IncompatibleCheckpoint
 from rvc_engine.events import ArtifactKind, ArtifactReady
 from rvc_engine.hyperparameters import Hyperparameters
@@ -35,6 +35,7 @@ from rvc_engine.workspace.atomic_files import keep_aside
 from rvc_engine.workspace.base_weights_choice import BaseWeightsChoice
 from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.external import clip_paths
+from rvc_engine.workspace.index_files import read_index
 from rvc_engine.workspace.layout import Workspace
 from rvc_engine.workspace.rvc_files import config_file
 
@@ -129,7 +130,7 @@ def write_voice_tree(path: Path, tree: dict[str, Any]) -> None:
     try:
         read_voice(path)
     except ArtifactInvalid:
-        path.unlink(missing_ok=True)
+        unlink(path)
         raise
 
 
@@ -225,7 +226,7 @@ def check_voice(
     model.load_state_dict({name: value for name, value in weights.items() if not name.startswith("enc_q.")})
     difference = mel_difference(from_file, model.to(device).eval(), clip, device)
     if not difference < MAX_MEL_DIFFERENCE:  # also true for NaN
-        path.unlink(missing_ok=True)
+        unlink(path)
         raise ArtifactInvalid(
             f"{path.name} does not sound like the trained model (log-mel difference {difference:.4f}, allowed "
             f"{MAX_MEL_DIFFERENCE}); it was not published. Training further and exporting again may help"
@@ -262,11 +263,11 @@ def check_index(path: Path, feature_size: int) -> None:
     Raises ArtifactInvalid, and renames an index that is readable but wrong: it may be another program's.
     """
     try:
-        index = faiss.read_index(str(path))
+        index = read_index(path)
         count = index.ntotal
         row = index.reconstruct_n(count // 2, 1)
         distances, _ = index.search(row, 1)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise ArtifactInvalid(f"{path.name} cannot be read as an index: {error}") from error
     scale = float(np.square(row).sum()) + 1.0
     if index.d != feature_size or count == 0 or not 0 <= distances[0, 0] < 1e-3 * scale:

@@ -125,7 +125,7 @@ def _encoder_beside(source: Path) -> str | None:
         if made_with:
             return _embedder(made_with)
         try:
-            named = json.loads((folder / "model_info.json").read_text())["embedder_model"]
+            named = json.loads((folder / "model_info.json").read_text(encoding="utf-8"))["embedder_model"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if isinstance(named, str) and named:

@@ -34,6 +34,7 @@ from rvc_engine.models.identity import (
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_engine.voices.voice import speaker_names
 from rvc_engine.workspace.checksum import sha256_of
+from rvc_engine.workspace.index_files import read_index
 
 Contents = Literal[
     "voice",
@@ -328,12 +329,11 @@ def _index_facts(path: Path) -> dict[str, Any]:
     """Kind and size of an index, and whether RVC and Applio can use it."""
     faults = _index_name_faults(path)
     try:
-        index = faiss.read_index(str(path))
-    except RuntimeError as error:
+        index = read_index(path)
+    except (RuntimeError, OSError) as error:
         reason = str(error).rpartition("Error: ")[2]
         return {"contents": "unreadable", "faults": [f"is not a FAISS index, or is damaged ({reason})", *faults]}
     lists = getattr(index, "nlist", None)
-    nprobe = getattr(index, "nprobe", None)
     kind = type(faiss.downcast_index(index)).__name__.removeprefix("Index")
     if index.d not in FEATURE_SIZES:
         faults.append(f"has rows of {index.d} features; v1 voices have 256 and v2 voices 768")
@@ -347,7 +347,7 @@ def _index_facts(path: Path) -> dict[str, Any]:
         "rows": index.ntotal,
         "dimension": index.d,
         "lists": lists,
-        "nprobe": nprobe,
+        "nprobe": getattr(index, "nprobe", None),
         "search_works": problem is None,
         "faults": faults,
     }

@@ -30,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rvc_engine.environment.files import replace
 from rvc_engine.errors import ArtifactInvalid, InvalidConfig
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.installation import install_command
@@ -117,7 +118,7 @@ def export_onnx(voice_file: Path, target: Path) -> list[Check]:
                     f"the ONNX graph of {voice_file.name} does not sound like the voice (samples differ by up to "
                     f"{worst:.2g}, allowed {MAX_DIFFERENCE:g}); it was not written"
                 )
-            temporary.replace(target)
+            replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
     return checks

@@ -16,10 +16,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from rvc_engine.config import SampleRate, Version
+from rvc_engine.environment.files import replace, sync_folder
 from rvc_engine.errors import InvalidConfig, MissingWeights
 from rvc_engine.machine import default_weights_folder
 from rvc_engine.weights.assets import PUBLISHED_WEIGHTS
-from rvc_engine.workspace.atomic_files import link_or_copy, sync_folder, write_atomically
+from rvc_engine.workspace.atomic_files import link_or_copy, write_atomically
 from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.disk import translating_disk_full
 
@@ -261,7 +262,7 @@ class Weights:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 link_or_copy(source, temporary)
-                temporary.replace(target)
+                replace(temporary, target)
             finally:
                 temporary.unlink(missing_ok=True)
             sync_folder(target.parent)

@@ -18,11 +18,11 @@ import filelock
 import httpx
 import tenacity
 
+from rvc_engine.environment.files import replace, sync_file, sync_folder
 from rvc_engine.environment.proxies import RoutedTransport, proxy_name
 from rvc_engine.errors import DiskFull, MissingWeights, WorkspaceBusy
 from rvc_engine.weights.catalogue import PublishedFile, Weights
 from rvc_engine.weights.mirror import locate
-from rvc_engine.workspace.atomic_files import sync_folder
 from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.disk import translating_disk_full
 
@@ -236,7 +236,7 @@ class _Download:
 
     def _headers(self, start: int) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity"}  # a compressed response cannot be resumed
-        etag = self._etag.read_text() if self._etag.is_file() else ""
+        etag = self._etag.read_text(encoding="utf-8") if self._etag.is_file() else ""
         if start:
             headers["Range"] = f"bytes={start}-"
             if etag:
@@ -301,9 +301,8 @@ class _Download:
 
 
 def _publish(verified: Path, target: Path) -> None:
-    with verified.open("rb") as file:
-        os.fsync(file.fileno())
-    verified.replace(target)
+    sync_file(verified)
+    replace(verified, target)
     sync_folder(target.parent)
 
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from rvc_engine.environment.files import other_spelling
 from rvc_engine.errors import DiskFull, InvalidConfig
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -61,6 +62,15 @@ def format_bytes(num_bytes: int) -> str:
             break
         amount, unit = amount / 1000, bigger
     return f"{amount:.0f} {unit}" if unit == "bytes" or amount >= 100 else f"{amount:.1f} {unit}"
+
+
+def check_spelling(folder: Path) -> None:
+    """Raise InvalidConfig for a folder that this disk takes for another, because it ignores case."""
+    if (other := other_spelling(folder)) is not None:
+        raise InvalidConfig(
+            f"{folder} would be the folder of {other}, which is another voice: this disk does not tell capital letters "
+            "from small ones; choose another name"
+        )
 
 
 def check_writable(folder: Path, *inner: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import filelock
 
 from rvc_engine.config import Version
+from rvc_engine.environment.files import unlink
 from rvc_engine.errors import WorkspaceBusy
 from rvc_engine.events import Stage
 from rvc_engine.names.voices import voice_file_stem
@@ -161,7 +162,7 @@ class Workspace:
 
     def _marked(self, stage: Stage, key: str) -> str | None:
         try:
-            value = json.loads(self._marker(stage).read_text())[key]
+            value = json.loads(self._marker(stage).read_text(encoding="utf-8"))[key]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return value if isinstance(value, str) else None
@@ -173,7 +174,7 @@ class Workspace:
 
     def mark_undone(self, stage: Stage) -> None:
         """Remove the mark that the stage is complete. Call before changing its files."""
-        self._marker(stage).unlink(missing_ok=True)
+        unlink(self._marker(stage))
 
     @contextlib.contextmanager
     def lock(self, wait_seconds: float = 0) -> Iterator[None]:

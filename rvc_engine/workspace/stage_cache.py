@@ -11,6 +11,7 @@ from pathlib import Path
 
 import filelock
 
+from rvc_engine.environment.files import rename
 from rvc_engine.events import Stage
 from rvc_engine.workspace.atomic_files import link_or_copy
 from rvc_engine.workspace.disk import size_on_disk
@@ -51,7 +52,7 @@ class StageCache:
             try:
                 for folder in folders:
                     _link_tree(folder, temporary / folder.name)
-                temporary.rename(entry)
+                rename(temporary, entry)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
             self._evict(entry)

@@ -8,6 +8,8 @@ from pathlib import Path
 import filelock
 import httpx
 
+from rvc_engine.environment.files import replace, unlink
+from rvc_engine.workspace.atomic_files import link_ascii_twin
 from rvc_train.errors import BadDownload, ConnectionFailed, UsageError
 from rvc_train.http.files import Offered, Progress, is_complete
 from rvc_train.http.problems import error_of
@@ -45,7 +47,8 @@ def _exclusive(part: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
+        if os.name == "posix":  # while it is locked; on Windows `release` deletes it
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
@@ -58,12 +61,14 @@ async def _download(
     is_resumed = part.exists()
     await _fetch(http, artifact, part, report_progress)
     if is_resumed and not await in_thread(is_complete, part, artifact):
-        part.unlink()  # it was of another file with the same name
+        await in_thread(unlink, part)  # it was of another file with the same name
         await _fetch(http, artifact, part, report_progress)
     if not await in_thread(is_complete, part, artifact):
-        part.unlink()
+        await in_thread(unlink, part)
         raise BadDownload(f"{artifact.name} arrived with other bytes than the server announced; download it again")
-    part.replace(target)
+    await in_thread(replace, part, target)
+    if target.suffix == ".index":
+        await in_thread(link_ascii_twin, target)
     return target
 
 

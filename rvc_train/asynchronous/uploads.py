@@ -90,7 +90,7 @@ async def _create_dataset(
 
 def _saved_address(record_file: Path) -> str | None:
     try:
-        address = json.loads(record_file.read_text())["address"]
+        address = json.loads(record_file.read_text(encoding="utf-8"))["address"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return address if isinstance(address, str) and address.startswith("/v1/uploads/") else None

@@ -1,6 +1,5 @@
 """Output of results and errors: text for a terminal, or JSON alone on standard output."""
 
-import io
 import json
 import math
 import re
@@ -27,6 +26,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from rvc_engine.translation.characters import accept_any_character, has_every_character
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.schemas.jobs import Range
 
@@ -65,9 +65,7 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         plain: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False, "emoji": False}
         self.as_json = as_json
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # its encoding may lack letters of a name, as on Windows in a pipe
-                stream.reconfigure(errors="backslashreplace")
+        accept_any_character(sys.stdout, sys.stderr)
         self.console = _SafeConsole(**plain, width=None if sys.stdout.isatty() else 200)
         self.errors = _SafeConsole(**plain, stderr=True)
 
@@ -80,8 +78,7 @@ class Output:
 
     def json(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], indent: int | None = 2) -> None:
         """Print a value as JSON on standard output."""
-        is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-        text = json.dumps(_plain(value), indent=indent, ensure_ascii=not is_unicode)
+        text = json.dumps(_plain(value), indent=indent, ensure_ascii=not has_every_character(sys.stdout.encoding))
         escaped = re.sub("[^ -~\n]", lambda each: each[0] if each[0].isprintable() else json.dumps(each[0])[1:-1], text)
         sys.stdout.write(escaped + "\n")
         sys.stdout.flush()
@@ -102,7 +99,7 @@ class Output:
     def transfer_bar(self) -> Progress:
         """Progress bar for bytes; hidden with --json and without a terminal."""
         return Progress(
-            SpinnerColumn(),
+            SpinnerColumn("dots" if has_every_character(self.errors.encoding) else "line"),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),

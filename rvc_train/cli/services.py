@@ -1,20 +1,17 @@
 """A server and workers as child processes: start, relay of their output, restart after a crash, stop.
 
 Used by `rvc-train up` and the demo. Neither program is imported: they run as `python -P -m server` and
-`python -P -m worker`, in the process group of the caller, so that Ctrl-C reaches all of them.
+`python -P -m worker`, in the process group of the caller, so that Ctrl-C reaches all of them. They stop when their
+standard input ends, so also when the caller is killed.
 """
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +20,7 @@ from typing import Self
 import httpx
 
 from rvc_engine.child_processes import inherited_environment, name_collision, python_command
+from rvc_engine.environment.processes import STOPS_WITH_PARENT, ask_to_stop, no_window
 from rvc_engine.installation import install_command
 from rvc_engine.translation.messages import translated
 from rvc_train.client import Client
@@ -31,8 +29,6 @@ from rvc_train.errors import ClientError
 Relay = Callable[[str, str], None]
 """Called with (name of the service, line of its output)."""
 
-PR_SET_PDEATHSIG = 1
-"""Constant of Linux' `prctl.h`."""
 SECONDS_TO_START = 60
 SECONDS_TO_STOP = 150
 """Includes the current step and a checkpoint of a draining worker's engine."""
@@ -79,11 +75,13 @@ class Services:
         shared = {"RVC_TRAIN_ENGINES_PER_MACHINE": str(len(self.devices))} if len(self.devices) > 1 else {}
         settings = {"RVC_TRAIN_HOST": self.host, "RVC_TRAIN_PORT": str(self.port)}
         settings |= {"RVC_TRAIN_TOKEN": self.token} if self.token else {"RVC_TRAIN_LOCAL_TOKEN": "true"}
-        self.services = [Service("server", python_command("server"), environment=settings)]
+        self.services = [Service("server", python_command("server", STOPS_WITH_PARENT), environment=settings)]
         for device in self.devices:
             name = "worker" if len(self.devices) == 1 else f"worker {device}"
             environment = {"RVC_TRAIN_DEVICE": device, **shared}
-            self.services.append(Service(name, python_command("worker"), environment=environment, may_end=True))
+            self.services.append(
+                Service(name, python_command("worker", STOPS_WITH_PARENT), environment=environment, may_end=True)
+            )
 
     @property
     def url(self) -> str:
@@ -135,11 +133,11 @@ class Services:
             self._start(service)
 
     def stop(self) -> None:
-        """Terminate all services, workers after a checkpoint; kill those that do not end in time."""
+        """Stop all services, workers after a checkpoint; kill those that do not end in time."""
         running = [s.process for s in self.services if s.process is not None and s.process.poll() is None]
         try:
             for process in running:
-                process.terminate()
+                ask_to_stop(process)
             deadline = time.monotonic() + SECONDS_TO_STOP
             for process in running:
                 process.wait(max(deadline - time.monotonic(), 0.1))
@@ -152,12 +150,12 @@ class Services:
     def _start(self, service: Service) -> None:
         service.process = subprocess.Popen(
             service.command,
-            preexec_fn=_end_with_parent(),  # noqa: PLW1509 - one system call, looked up before the fork
             env=self._environment() | dict(service.environment),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            creationflags=no_window(),
+            encoding="utf-8",
             errors="replace",
         )
         service.started_at = time.monotonic()
@@ -170,7 +168,7 @@ class Services:
                     self.relay(name, line.rstrip())
 
     def _environment(self) -> dict[str, str]:
-        settings = {"RVC_TRAIN_DATA_FOLDER": str(self.data_folder), "PYTHONUNBUFFERED": "1"}
+        settings = {"RVC_TRAIN_DATA_FOLDER": str(self.data_folder), "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
         return inherited_environment(self.environment) | settings
 
     def _wait_until_ready(self, service: Service) -> None:
@@ -183,17 +181,6 @@ class Services:
                 if time.monotonic() > deadline:
                     raise ServiceDied(f"the server was not ready after {SECONDS_TO_START} s; see its output above")
                 time.sleep(0.1)
-
-
-def _end_with_parent() -> Callable[[], object] | None:
-    """Function for `preexec_fn`: request SIGTERM for the child when its parent ends, even by kill -9.
-
-    None on systems other than Linux, where services outlive a killed parent.
-    """
-    if not sys.platform.startswith("linux"):
-        return None
-    set_death_signal = ctypes.CDLL(None).prctl
-    return partial(set_death_signal, PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def check_port_is_free(host: str, port: int) -> None:

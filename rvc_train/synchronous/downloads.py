@@ -9,6 +9,8 @@ from pathlib import Path
 import filelock
 import httpx
 
+from rvc_engine.environment.files import replace, unlink
+from rvc_engine.workspace.atomic_files import link_ascii_twin
 from rvc_train.errors import BadDownload, ConnectionFailed, UsageError
 from rvc_train.http.files import Offered, Progress, is_complete
 from rvc_train.http.problems import error_of
@@ -45,7 +47,8 @@ def _exclusive(part: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
+        if os.name == "posix":  # while it is locked; on Windows `release` deletes it
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
@@ -56,12 +59,14 @@ def _download(http: httpx.Client, artifact: Offered, target: Path, part: Path, r
     is_resumed = part.exists()
     _fetch(http, artifact, part, report_progress)
     if is_resumed and not is_complete(part, artifact):
-        part.unlink()  # it was of another file with the same name
+        unlink(part)  # it was of another file with the same name
         _fetch(http, artifact, part, report_progress)
     if not is_complete(part, artifact):
-        part.unlink()
+        unlink(part)
         raise BadDownload(f"{artifact.name} arrived with other bytes than the server announced; download it again")
-    part.replace(target)
+    replace(part, target)
+    if target.suffix == ".index":
+        link_ascii_twin(target)
     return target
 
 

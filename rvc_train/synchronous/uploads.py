@@ -88,7 +88,7 @@ def _create_dataset(transport: Transport, request: dict[str, str], *, is_repeata
 
 def _saved_address(record_file: Path) -> str | None:
     try:
-        address = json.loads(record_file.read_text())["address"]
+        address = json.loads(record_file.read_text(encoding="utf-8"))["address"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return address if isinstance(address, str) and address.startswith("/v1/uploads/") else None

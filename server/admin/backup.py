@@ -18,7 +18,8 @@ from pathlib import Path
 import sqlalchemy as sa
 import uuid6
 
-from rvc_engine.workspace.atomic_files import sync_folder, write_atomically
+from rvc_engine.environment.files import rename, sync_folder
+from rvc_engine.workspace.atomic_files import write_atomically
 from server.database.copies import copy_sqlite
 from server.database.engine import present_version
 from server.errors import Refused
@@ -68,7 +69,7 @@ def back_up(engine: sa.Engine, storage: Storage, target: Path) -> BackupResult:
             "num_bytes": result.num_bytes,
         }
         write_atomically(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
-        temporary.rename(target)
+        rename(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_folder(target.parent)

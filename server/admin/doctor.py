@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +16,14 @@ import sqlalchemy as sa
 from sqlmodel import col
 
 from rvc_engine.child_processes import engine_environment, program_environment, python_command, variable_names
+from rvc_engine.environment.disks import (
+    ALLOW_LONG_PATHS,
+    INNER_PATH_LENGTH,
+    LONGEST_PATH,
+    has_long_paths,
+    synchronised_text,
+    synchronising_program,
+)
 from rvc_engine.errors import EngineError
 from rvc_engine.installation import install_command
 from rvc_engine.weights.catalogue import Weights
@@ -101,7 +110,9 @@ def _engine(_settings: ServerSettings) -> Iterator[Finding]:
     yield Finding(
         "ffmpeg", "ok", f"its libraries are part of PyAV (libavcodec {codecs}); the ffmpeg program is not needed"
     )
-    if not found["devices"]:
+    if found.get("advice"):
+        yield Finding("gpu", "note", found["advice"])
+    elif not found["devices"]:
         build = "this build of torch supports only the CPU" if found["cuda_build"] is None else "no NVIDIA GPU found"
         yield Finding("gpu", "note", f"{build}; training runs on the CPU, which is much slower")
     for device in found["devices"]:
@@ -143,6 +154,20 @@ def _disk(settings: ServerSettings) -> Iterator[Finding]:
         yield Finding("disk", "ok", text)
     if not os.access(existing, os.W_OK):
         yield Finding("disk", "fault", f"this user cannot write to {existing}; change its owner")
+    yield from _place(folder)
+
+
+def _place(folder: Path) -> Iterator[Finding]:
+    """Check that the folder is neither kept in step with a cloud nor too deep for Windows."""
+    if (program := synchronising_program(folder)) is not None:
+        yield Finding("disk", "note", synchronised_text(folder, program))
+    if not has_long_paths() and len(str(folder)) + INNER_PATH_LENGTH > LONGEST_PATH:
+        yield Finding(
+            "disk",
+            "fault",
+            f"paths in {folder} become longer than the {LONGEST_PATH} characters that this Windows allows; use a "
+            f"shorter folder, such as C:\\rvc, or let an administrator allow long paths: {ALLOW_LONG_PATHS}",
+        )
 
 
 def _database(settings: ServerSettings) -> Iterator[Finding]:
@@ -265,6 +290,13 @@ def _sandbox(settings: ServerSettings) -> Iterator[Finding]:
             "note",
             "uploaded recordings are read without network, but by a program that may read "
             "and write the data folder: this system has no Landlock (Linux 5.13, not disabled)",
+        )
+    elif sys.platform != "linux":
+        yield Finding(
+            "sandbox",
+            "note",
+            "uploaded recordings are read by a program with limits on time and memory, but with network and with "
+            "access to the data folder: only Linux has means against that; accept recordings from people you trust",
         )
     else:
         yield Finding(

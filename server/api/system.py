@@ -8,10 +8,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+import psutil
 from fastapi import APIRouter
 
 from rvc_engine.audio.file_rules import FILE_RULES
 from rvc_engine.config import TrainingConfig
+from rvc_engine.environment.torch_builds import gpu_advice
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.system import FileRulePublic, Limits, SystemPublic
 from server.api.authorization import requires
@@ -35,7 +37,7 @@ def get_system(context: Context) -> SystemPublic:
     settings = context.settings
     disk = shutil.disk_usage(context.storage.root)
     is_sqlite = context.engine.dialect.name == "sqlite"
-    warning = sqlite_warning(context.engine)
+    warnings = [sqlite_warning(context.engine), gpu_advice()]
     return SystemPublic(
         name="rvc-train",
         version=version("rvc-train"),
@@ -52,7 +54,7 @@ def get_system(context: Context) -> SystemPublic:
         disk_free_bytes=disk.free,
         disk_total_bytes=disk.total,
         num_cores=os.cpu_count() or 1,
-        memory_total_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory_total_bytes=psutil.virtual_memory().total,
         needs_token=True,
-        warnings=[] if warning is None else [warning],
+        warnings=[warning for warning in warnings if warning is not None],
     )

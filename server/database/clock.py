@@ -1,5 +1,6 @@
 """Clock of the rows that server and workers write: on PostgreSQL, which several machines share, the database's."""
 
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -53,4 +54,6 @@ class _DatabaseClock:
 
 def _steady_seconds() -> float:
     """Seconds that no one sets, counted on while the machine sleeps."""
+    if sys.platform == "win32":
+        return time.monotonic()  # the milliseconds since the system's start, sleep included
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rvc_engine.workspace.atomic_files import sync_folder
+from rvc_engine.environment.files import rename, sync_file, sync_folder, unlink
 from server.errors import SettingsRefused
 
 UPGRADE_BACKUPS = "backups"
@@ -31,8 +31,7 @@ def copy_sqlite(source: Path, target: Path) -> None:
         except _WrittenTooOften:
             reading.backup(writing)
         writing.execute("PRAGMA journal_mode=DELETE")
-    with target.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(target)
 
 
 class _WrittenTooOften(Exception):
@@ -63,9 +62,9 @@ def back_up_before(source: Path, revision: str) -> Path:
     temporary = folder / ".before.tmp"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        temporary.unlink(missing_ok=True)
+        unlink(temporary)
         copy_sqlite(source, temporary)
-        temporary.rename(target)
+        rename(temporary, target)
         sync_folder(folder)
         for old in _upgrade_backups(folder)[:-NUM_KEPT]:
             old.unlink(missing_ok=True)

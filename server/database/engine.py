@@ -17,6 +17,7 @@ import sqlalchemy as sa
 import tenacity
 from sqlmodel import Session
 
+from rvc_engine.environment.disks import network_disk
 from server.database.clock import RECYCLE_SECONDS
 from server.database.copies import back_up_before, newest_backup_before
 from server.errors import SchemaChanged, SettingsRefused
@@ -54,12 +55,22 @@ def create_engine(url: str, num_connections: int = NUM_CONNECTIONS, num_idle: in
     }
     if parsed.get_backend_name() != "sqlite":
         return sa.create_engine(parsed, pool_pre_ping=True, pool_recycle=RECYCLE_SECONDS, **pool)
+    _check_disk(Path(str(parsed.database)))
     waiting = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
     engine = sa.create_engine(parsed, connect_args=waiting, **pool)
     sa.event.listen(engine, "do_connect", _make_folder)
     sa.event.listen(engine, "connect", _set_pragmas)
     sa.event.listen(engine, "begin", _begin)
     return engine
+
+
+def _check_disk(path: Path) -> None:
+    """Raise SettingsRefused for a database on a network disk, where SQLite's locks and log would damage it."""
+    if (kind := network_disk(path)) is not None:
+        raise SettingsRefused(
+            f"the database {path} is on a network disk ({kind}), where SQLite loses data; keep the data folder on a "
+            "disk of this machine (RVC_TRAIN_DATA_FOLDER), or use PostgreSQL (RVC_TRAIN_DATABASE_URL)"
+        )
 
 
 def _make_folder(_dialect: object, _record: object, arguments: list[str], _options: object) -> None:

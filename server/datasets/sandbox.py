@@ -1,21 +1,23 @@
 """Run a program with limits: `sandbox CPU_SECONDS MEMORY_BYTES FILE_BYTES DATA_FOLDER OUTPUT_FOLDER PROGRAM...`.
 
 A separate process sets the limits and becomes the program, because setting them between fork and exec is unsafe in a
-process with threads. Imports are kept few.
+process with threads. Imports are kept few. On Windows, where no process becomes another one, it starts the program in a
+job object with the limits, and ends with it.
 
 The program decodes recordings of strangers. It may write into the output folder, and read the interpreter, libraries
 and what its command line names: nothing else of the data folder. It has no network. Linux has three means for this, any
 of which may be missing: a network namespace (`leave_the_network`), Landlock (`server.datasets.landlock`) and seccomp
-(`server.datasets.seccomp`). `rvc-train admin doctor` shows which are in force.
+(`server.datasets.seccomp`). `rvc-train admin doctor` shows which are in force. macOS and Windows have the limits alone.
 """
 
 import ctypes
 import os
-import resource
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 from server.datasets import landlock, seccomp
 
@@ -42,13 +44,11 @@ def main(arguments: list[str]) -> None:
         print(*map(int, (leave_the_network(), landlock.restrict(rules), seccomp.restrict())))  # noqa: T201
         return
     cpu_seconds, memory_bytes, file_bytes = map(int, arguments[:3])
-    # The hard limit on CPU time is a little higher: SIGXCPU, which is recognisable, comes before SIGKILL.
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(10)
     data_folder, output, program = arguments[3], arguments[4], arguments[5:]
+    if sys.platform == "win32":
+        run_in_job(cpu_seconds, memory_bytes, output, program)
+    else:
+        set_limits(cpu_seconds, memory_bytes, file_bytes)
     leave_the_network()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the program ends with a killed server
@@ -56,6 +56,42 @@ def main(arguments: list[str]) -> None:
     seccomp.restrict()  # the last, because it refuses what the others need
     os.environ["TMPDIR"] = output
     os.execvp(program[0], program)  # noqa: S606 - no shell is the point
+
+
+if sys.platform == "win32":
+
+    def run_in_job(cpu_seconds: int, memory_bytes: int, output: str, program: Sequence[str]) -> NoReturn:
+        """Run the program in a job with the limits, which ends with this process, and exit with its exit code.
+
+        There is no limit on the size of its files. It may start no program: a virtual environment's `python.exe` is one
+        that starts another, the interpreter, so that there are two processes.
+        """
+        from rvc_engine.environment.processes import ProcessGroup
+        from rvc_engine.environment.windows_jobs import Limits
+
+        num_processes = 1 if sys.prefix == sys.base_prefix else 2
+        limits = Limits(cpu_seconds, memory_bytes, num_processes, is_low_priority=True)
+        environment = os.environ | {"TEMP": output, "TMP": output}
+        child = ProcessGroup(program, environment, stdin=subprocess.DEVNULL, limits=limits)
+        code = child.wait()
+        sys.exit(code if code < 2**31 else code - 2**32)  # as the C type that it becomes
+
+else:
+
+    def set_limits(cpu_seconds: int, memory_bytes: int, file_bytes: int) -> None:
+        """Set the limits of this process."""
+        import resource
+
+        # The hard limit on CPU time is a little higher: SIGXCPU, which is recognisable, comes before SIGKILL.
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        except (ValueError, OSError):
+            if sys.platform == "linux":  # macOS refuses what is less than the libraries have mapped already
+                raise
+        os.nice(10)
 
 
 def rules_for(data_folder: str, output: str, program: Sequence[str]) -> Iterator[Rule]:

@@ -6,7 +6,6 @@ A validation that the server's stop interrupted starts again at the next start, 
 import os
 import signal
 import stat
-import subprocess
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,8 @@ import tenacity
 from pydantic import ValidationError
 
 from rvc_engine.child_processes import program_environment, python_command
+from rvc_engine.environment.processes import FIRST_OF_WINDOWS, NO_INPUT, ProcessGroup
+from rvc_engine.environment.windows_jobs import EXIT_CPU_TIME
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
 from server.datasets.service import DatasetService
 from server.datasets.turns import OwnerTurns
@@ -30,6 +31,9 @@ TRIES = 2
 NUM_CHILDREN = 3
 NUM_THREADS = 1 + NUM_CHILDREN
 _POLL_SECONDS = 0.1
+EXIT_KILLED = -9
+"""Exit code of a program that SIGKILL ended, and that of one that took too long on any system."""
+EXIT_OUT_OF_TIME = -getattr(signal, "SIGXCPU", 24)
 
 
 class ValidationFailed(Exception):
@@ -96,39 +100,38 @@ class DatasetValidator(OwnerTurns):
         limits = [settings.report_cpu_seconds, settings.report_memory_bytes, MAX_REPORT_BYTES]
         folders = [self._storage.root, output.parent]
         sandbox = python_command("server.datasets.sandbox", *map(str, [*limits, *folders]))
-        child = subprocess.Popen(
-            [*sandbox, *settings.report_command, str(dataset), "--output", str(output)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=_child_environment(),
-            start_new_session=True,
-        )
+        command = [*sandbox, *settings.report_command, str(dataset), "--output", str(output)]
+        child = ProcessGroup(command, _child_environment(), stdin=NO_INPUT, stdout=log, stderr=log)
         waited = 0.0
         while child.poll() is None:
             if self._stopping.wait(_POLL_SECONDS) or waited > settings.report_timeout_seconds:
-                os.killpg(child.pid, signal.SIGKILL)
+                child.end_group()
                 child.wait()
+                return EXIT_KILLED
             waited += _POLL_SECONDS
         return child.returncode
 
     def _failure(self, status: int) -> ValidationFailed:
-        match -status:
-            case signal.SIGXCPU:
-                return TookTooLong(f"it took more than {self._settings.report_cpu_seconds} s of CPU time")
-            case signal.SIGKILL:
-                seconds = self._settings.report_timeout_seconds
-                return TookTooLong(f"it took more than {seconds:.0f} s, or too much memory")
-            case number if number > 0:
-                reason = f"a recording crashed the decoder (signal {number}); try to upload the files in smaller parts"
-                return ValidationFailed(reason)
-            case _:
-                return ValidationFailed(f"the report program failed with exit code {status}; see the server's log")
+        if status in {EXIT_OUT_OF_TIME, EXIT_CPU_TIME}:
+            return TookTooLong(f"it took more than {self._settings.report_cpu_seconds} s of CPU time")
+        if status == EXIT_KILLED:
+            seconds = self._settings.report_timeout_seconds
+            return TookTooLong(f"it took more than {seconds:.0f} s, or too much memory")
+        if status < 0 or status >= FIRST_OF_WINDOWS:
+            code = f"signal {-status}" if status < 0 else f"code 0x{status:08X}"
+            reason = f"a recording crashed the decoder ({code}); try to upload the files in smaller parts"
+            return ValidationFailed(reason)
+        return ValidationFailed(f"the report program failed with exit code {status}; see the server's log")
 
 
 def read_report(path: Path) -> bytes:
     """The report, from a plain file only: a program that was taken over may leave a link or a pipe. Raises OSError."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # the first two are missing on Windows, the last elsewhere
+        flags |= getattr(os, name, 0)
+    if path.is_symlink():  # where no flag refuses it
+        raise OSError(f"{path} is a link")
+    with os.fdopen(os.open(path, flags), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(f"{path} is not a plain file")
         return file.read(MAX_REPORT_BYTES)

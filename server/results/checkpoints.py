@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS, CheckpointEntry, read_entries, write_entries
-from rvc_engine.workspace.atomic_files import sync_folder
+from rvc_engine.environment.files import replace, sync_folder
 from rvc_engine.workspace.layout import Workspace
 from server.storage.local import CHECKPOINTS, ORIGIN, Storage, link_or_copy
 
@@ -120,7 +120,7 @@ def link_or_copy_verified(source: Path, target: Path, entry: CheckpointEntry | N
         size = temporary.stat().st_size
         if entry is not None and (size != entry.size or digest not in {None, entry.sha256}):
             raise CorruptCheckpoint(f"{source} does not match its manifest")
-        temporary.replace(target)
+        replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(target.parent)

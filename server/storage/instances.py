@@ -17,7 +17,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from pydantic import BaseModel, ValidationError
 
-from rvc_engine.workspace.atomic_files import sync_folder, write_atomically
+from rvc_engine.environment.files import replace, sync_folder
+from rvc_engine.workspace.atomic_files import write_atomically
 from server.auth.audit import record
 from server.database.clock import utc_now
 from server.database.engine import (
@@ -245,7 +246,7 @@ def _join(engine: sa.Engine, storage: Storage, new: str | None = None) -> str:
             record(session, "instance.adopted", instance_id)
     if read_instance_id(pending) == instance_id:
         with contextlib.suppress(FileNotFoundError):  # another server that starts has just renamed it
-            pending.replace(mark)
+            replace(pending, mark)
         sync_folder(storage.root)
     elif new is not None:
         write_instance_id(mark, instance_id)

@@ -36,10 +36,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
+import structlog
 import uuid6
 
-from rvc_engine.workspace.atomic_files import sync_folder
+from rvc_engine.environment.files import is_first_copy, is_in_use, rename, replace, sync_file, sync_folder
 from server.errors import LeaseLost, SettingsRefused
+
+logger = structlog.get_logger(__name__)
 
 _ID = re.compile(r"^[a-z]{2,4}_[0-9a-f]{32}$")
 _NAMES = {"datasets": "ds_", "cache": "ds_", "jobs": "job_", "uploads": "upl_", "incoming": ""}
@@ -207,7 +210,11 @@ class Storage:
             folder = self.result_folder(job_id, token, ARTIFACTS)
             sha256, size = copy_and_hash(source, temporary)
             target = folder / sha256
-            temporary.replace(target)
+            try:
+                replace(temporary, target)
+            except OSError as error:
+                if not is_in_use(error) or not target.is_file() or target.stat().st_size != size:
+                    raise  # otherwise these very bytes are there, and are being sent to someone
             sync_folder(folder)
         except FileNotFoundError as error:
             if attempt.is_dir():
@@ -237,7 +244,7 @@ class Storage:
         for path in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
             sync_folder(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.rename(target)
+        rename(temporary, target)
         sync_folder(target.parent)
 
     def delete_job(self, job_id: str) -> None:
@@ -294,7 +301,11 @@ def link_or_copy(source: Path, target: Path) -> str | None:
         os.link(source, target)
     except FileNotFoundError:
         raise
-    except OSError:  # across file systems, on one without hard links, or with too many of them
+    except OSError as error:  # across file systems, on one without hard links, or with too many of them
+        if is_first_copy(target.parent):
+            logger.warning(
+                "files are copied, not linked, and take more space", folder=str(target.parent), reason=str(error)
+            )
         return copy_and_hash(source, target)[0]
     return None
 
@@ -302,9 +313,3 @@ def link_or_copy(source: Path, target: Path) -> str | None:
 def is_disk_full(error: OSError) -> bool:
     """Whether a write failed because the disk, or the user's share of it, is full."""
     return error.errno in {errno.ENOSPC, errno.EDQUOT}
-
-
-def sync_file(path: Path) -> None:
-    """Sync a file's content to disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

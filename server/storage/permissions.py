@@ -6,6 +6,7 @@ earlier version left open to other users: the data folder and its direct entries
 
 import os
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def restrict_data_folder(root: Path) -> Iterator[str]:
     A group keeps its access if the folder has the set-group-ID bit or an access control list. A folder with files that
     are not the server's keeps its mode, and only the server's entries are restricted.
     """
+    if os.name != "posix":  # modes mean nothing there; a folder in the user's profile is closed by its access list
+        return
     mode = root.stat().st_mode
     is_shared = bool(mode & stat.S_ISGID and mode & stat.S_IRWXG) or _has_access_list(root)
     taken = _OTHERS if is_shared else UMASK
@@ -66,7 +69,9 @@ def _is_foreign(name: str) -> bool:
 
 def _has_access_list(folder: Path) -> bool:
     """Whether a POSIX access control list names further users or groups. Always False except on Linux."""
+    if sys.platform != "linux":
+        return False
     try:
         return any(name.startswith("system.posix_acl") for name in os.listxattr(folder))
-    except (AttributeError, OSError):
+    except OSError:
         return False

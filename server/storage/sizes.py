@@ -68,7 +68,13 @@ def _files(*roots: Path, leave_out: AbstractSet[Path] = frozenset()) -> Iterator
             seen[key] += 1
             found[key] = file
     for key, file in found.items():
-        yield _File(file.st_size, file.st_blocks * BLOCK, file.st_nlink, seen[key])
+        yield _File(file.st_size, _allocated(file), file.st_nlink, seen[key])
+
+
+def _allocated(file: os.stat_result) -> int:
+    """Bytes of a file's blocks on disk; its length on Windows, which does not count blocks."""
+    blocks: int | None = getattr(file, "st_blocks", None)
+    return file.st_size if blocks is None else blocks * BLOCK
 
 
 class JobSizes:

@@ -14,10 +14,10 @@ from typing import BinaryIO
 import anyio
 from starlette.requests import Request
 
+from rvc_engine.environment.files import sync_file
 from server.datasets.admission import full_disk_as_no_space
 from server.errors import Conflict, TooSlow
 from server.http.threads import on_disk
-from server.storage.local import sync_file
 
 WRITE_BYTES = 1 << 20
 WATCH_SECONDS = 60.0

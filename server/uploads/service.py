@@ -15,6 +15,7 @@ import sqlalchemy as sa
 import structlog
 from sqlmodel import Session, col, select
 
+from rvc_engine.environment.files import sync_file
 from server.auth.quotas import Quotas
 from server.database.clock import utc_now
 from server.database.engine import read_session, write_session
@@ -32,7 +33,7 @@ from server.errors import (
     UploadTooLarge,
 )
 from server.settings import ServerSettings
-from server.storage.local import Storage, sync_file
+from server.storage.local import Storage
 from server.storage.reservations import Reservations
 
 logger = structlog.get_logger(__name__)

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
+from rvc_engine.environment.files import replace
 from rvc_train.schemas.base import ResponseModel
 from rvc_train.schemas.workers import GpuPublic, WorkerPublic
 from server.storage.local import Storage
@@ -31,7 +32,7 @@ def write_gpu_telemetry(storage: Storage, worker_id: str, gpus: Sequence[GpuPubl
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(GpuTelemetry(read_at=now, gpus=list(gpus)).model_dump_json(), encoding="utf-8")
-    temporary.replace(path)
+    replace(temporary, path)
 
 
 def delete_gpu_telemetry(storage: Storage, now: datetime, worker_id: str | None = None) -> None:

@@ -100,7 +100,7 @@ def test_the_engine_gets_what_its_libraries_read_and_no_secrets() -> None:
     theirs = {"PYTHONSTARTUP": "/home/me/startup.py", "LD_PRELOAD": "libother.so", "EDITOR": "vi"}
     seen = environment_of_a_child(engine_environment(passed | theirs | SECRETS))
     seen = {name: value for name, value in seen.items() if name not in {"LC_CTYPE", "PYTHONPATH"}}  # LC_CTYPE: Python's
-    assert seen == passed | {"LANGUAGE": "en"}
+    assert seen == passed | {"LANGUAGE": "en", "PYTHONUTF8": "1"}
 
 
 def test_the_list_for_the_engine_is_the_documented_one() -> None:
@@ -150,6 +150,7 @@ def test_a_program_that_reads_recordings_gets_next_to_nothing() -> None:
         "PATH": "/usr/bin",
         "LANG": "C.UTF-8",
         "LANGUAGE": "en",
+        "PYTHONUTF8": "1",
     }
 
 

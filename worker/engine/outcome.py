@@ -1,11 +1,11 @@
 """Outcome of an attempt, a pure function of the engine's exit and the reason to stop it."""
 
-import signal
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from rvc_engine.environment.processes import describe_exit
 from rvc_engine.errors import EngineError, FailureCode
 from rvc_engine.events import EXIT_SUCCEEDED, EXIT_USAGE, Failed, Stopped, Succeeded
 from worker.engine.process import EngineExit
@@ -95,7 +95,7 @@ def _why_not_succeeded(engine_exit: EngineExit, artifacts: Published) -> Failure
         return Failure(FailureCode.ARTIFACT_INVALID, message)
     if engine_exit.exit_code != EXIT_SUCCEEDED:
         return Failure(
-            FailureCode.ENGINE_CRASHED, f"the engine {_describe_exit(engine_exit.exit_code)} after its last event"
+            FailureCode.ENGINE_CRASHED, f"the engine {describe_exit(engine_exit.exit_code)} after its last event"
         )
     return None
 
@@ -111,16 +111,5 @@ def _why_failed(engine_exit: EngineExit) -> Failure:
     if engine_exit.exit_code == EXIT_USAGE:
         message = f"the engine rejected its options, which is a bug in rvc-train. Its last output:\n{output}"
         return Failure(FailureCode.INTERNAL, message)
-    message = f"the engine {_describe_exit(engine_exit.exit_code)} without an error message. Its last output:\n{output}"
+    message = f"the engine {describe_exit(engine_exit.exit_code)} without an error message. Its last output:\n{output}"
     return Failure(FailureCode.ENGINE_CRASHED, message)
-
-
-def _describe_exit(exit_code: int) -> str:
-    if exit_code >= 0:
-        return f"ended with exit code {exit_code}"
-    try:
-        name = signal.Signals(-exit_code).name
-    except ValueError:
-        name = str(-exit_code)
-    hint = " (often the system's out-of-memory killer)" if -exit_code == signal.SIGKILL else ""
-    return f"was killed by the signal {name}{hint}"

@@ -6,7 +6,6 @@ Threads empty its pipes independently of the database: the child never blocks on
 
 import contextlib
 import queue
-import subprocess
 import threading
 import time
 from collections import deque
@@ -16,9 +15,9 @@ from typing import IO
 
 import psutil
 
+from rvc_engine.environment.processes import PIPE, ProcessGroup, end_process, process_identity
 from rvc_engine.events import CheckpointSaved, Event, Failed, Log, Progress, Stopped, Succeeded, parse_event
 from worker.engine.job_log import JobLog
-from worker.engine.slots import end_process, kill_group, process_identity
 
 LAST_LINES = 20
 """Lines of standard error kept to explain a crash."""
@@ -54,14 +53,7 @@ class EngineProcess:
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self.watchdog = Watchdog(step_seconds)
         self._exited_at: float | None = None
-        self._child = subprocess.Popen(
-            list(command),
-            env=dict(environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._child = ProcessGroup(command, environment, stdin=PIPE, stdout=PIPE, stderr=PIPE)
         self._readers = [
             _reader(self._child.stdout, self._on_stdout),
             _reader(self._child.stderr, self._on_stderr),
@@ -97,37 +89,30 @@ class EngineProcess:
             return None
         if self._exited_at is None:
             self._exited_at = time.monotonic()
-            kill_group(self.pid)
+            self._child.end_group()
         is_late = time.monotonic() - self._exited_at > PIPE_DRAIN_SECONDS
         if not is_late and any(reader.is_alive() for reader in self._readers):
             return None
         return EngineExit(self._child.returncode, self._last_event, tuple(self._last_lines))
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM and close its standard input, so that it saves a checkpoint and ends."""
-        if self._child.poll() is None:
-            self._child.terminate()
-        self._close_input()
+        """Ask the child to save a checkpoint and end."""
+        self._child.ask_to_stop()
 
     def kill(self) -> None:
-        """Send SIGKILL to the group, unless the child has ended (its pid may belong to another process by now)."""
+        """End the group at once, unless the child has ended (its pid may belong to another process by now)."""
         if self._child.poll() is None:
-            kill_group(self.pid)
+            self._child.end_group()
 
     def close(self) -> None:
         """Kill the child if it still runs, collect its exit status, and close the pipes."""
         self.kill()
         self._child.wait()
-        self._close_input()
+        self._child.ask_to_stop()  # closes its standard input
         for reader, pipe in zip(self._readers, (self._child.stdout, self._child.stderr), strict=True):
             reader.join(PIPE_DRAIN_SECONDS)
             if pipe is not None and not reader.is_alive():
                 pipe.close()
-
-    def _close_input(self) -> None:
-        if self._child.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._child.stdin.close()
 
     def _on_stdout(self, line: str) -> None:
         event = parse_event(line)
@@ -171,7 +156,7 @@ class Watchdog:
 
 
 def terminate_stale_engine(pid: int, started_at: float, grace_seconds: float) -> bool:
-    """End the engine of an earlier attempt: SIGTERM, then SIGKILL for its group. Whether there was one.
+    """End the engine of an earlier attempt, and its group: asked first. Whether there was one.
 
     The start time, in seconds since the epoch, guards against ending another process that got the same pid.
     """

@@ -8,34 +8,24 @@ process, and hands back their jobs. Neither a lease has to expire for that, nor 
     <folder>/workers/<number>.json    its record; deleted at a clean end
 
 Locks may not hold between machines that share a folder, so a slot with the record of another machine is left alone.
-All that depends on the operating system is here: the identity of machines and processes, and how to end a process.
+Processes are identified and ended by `rvc_engine.environment.processes`.
 """
 
-import contextlib
 import os
-import signal
 import socket
-import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 import filelock
-import psutil
 import structlog
 from pydantic import BaseModel, ValidationError
 
+from rvc_engine.environment.processes import boot_id, end_process, process_identity
 from rvc_engine.workspace.atomic_files import write_atomically
 from server.job_store.leases import Lease
 
 logger = structlog.get_logger(__name__)
-
-KILL_SECONDS = 10
-"""Longest wait for the end of a killed process."""
-_POLL_SECONDS = 0.05
-_PROC = Path("/proc")
-_STATE, _START_TICKS = 0, 19
-"""Fields of `/proc/<pid>/stat`, counted after the name of the program."""
 
 
 class EngineRecord(BaseModel):
@@ -187,52 +177,3 @@ def _read(path: Path) -> SlotRecord | None:
         return SlotRecord.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
-
-
-def boot_id() -> str:
-    """Text that is new at each start of the machine; empty where the system has none."""
-    with contextlib.suppress(OSError):
-        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-    return ""
-
-
-def process_identity(pid: int) -> str | None:
-    """Text that no other process has, not even one that gets the same pid later; None when no such process runs.
-
-    On Linux it does not depend on the wall clock, and differs between containers on one machine.
-    """
-    if not (_PROC / "self/ns/pid").is_symlink():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return str(psutil.Process(pid).create_time())
-        return None
-    try:
-        fields = (_PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()
-    except OSError:
-        return None
-    if fields[_STATE] in {"Z", "X"}:
-        return None
-    return f"{boot_id()} {(_PROC / 'self/ns/pid').readlink()} {fields[_START_TICKS]}"
-
-
-def end_process(pid: int, identity: str, grace_seconds: float) -> bool:
-    """End a process and its group: SIGTERM, and SIGKILL after `grace_seconds`. Whether it still ran."""
-    if process_identity(pid) != identity:
-        return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    _wait_for_end(pid, identity, grace_seconds)
-    kill_group(pid)
-    _wait_for_end(pid, identity, KILL_SECONDS)
-    return True
-
-
-def kill_group(group: int) -> None:
-    """Send SIGKILL to a process group, if it still exists."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
-
-
-def _wait_for_end(pid: int, identity: str, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while process_identity(pid) == identity and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)

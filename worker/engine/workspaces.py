@@ -151,6 +151,6 @@ def _is_up_to_date(workspace: Workspace, run: StoredRun) -> bool:
 
 def _last_token(workspace: Workspace) -> int:
     try:
-        return int((workspace.root / _ATTEMPT_FILE).read_text())
+        return int((workspace.root / _ATTEMPT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return -1

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rvc_engine.child_processes import python_command
+from rvc_engine.environment.graphics import graphics_cards
+from rvc_engine.environment.torch_builds import installed_torch
 from server.errors import SettingsRefused
 
 CUDA = "cuda"
 AUTO = "auto"
+OTHER_GPUS = ("xpu", "mps")
+"""GPUs of Intel and Apple, which the engine counts as the worker does."""
 _SMI_SECONDS = 10
 
 
@@ -27,7 +31,7 @@ def device_environment(device: str, environment: Mapping[str, str]) -> dict[str,
 
     Respects CUDA_VISIBLE_DEVICES of the worker itself: `cuda:1` is the second of its GPUs.
     """
-    if device == AUTO:
+    if device == AUTO or device.startswith(OTHER_GPUS):
         return {}
     if device == "cpu":
         return {"CUDA_VISIBLE_DEVICES": ""}
@@ -39,7 +43,7 @@ def device_environment(device: str, environment: Mapping[str, str]) -> dict[str,
 
 def check_gpus(device: str, environment: Mapping[str, str]) -> None:
     """Raise SettingsRefused when torch, in an engine's `environment`, does not find the GPUs of `device`."""
-    if not device.startswith(CUDA):
+    if not device.startswith((CUDA, *OTHER_GPUS)):
         return
     command = python_command("rvc_engine", "machine")
     seen = dict(environment) | device_environment(device, environment)
@@ -47,10 +51,12 @@ def check_gpus(device: str, environment: Mapping[str, str]) -> None:
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip().splitlines()
         raise SettingsRefused(f"the engine does not start here: {reason[-1] if reason else 'it printed nothing'}")
-    found = len(json.loads(done.stdout)["devices"])
-    if found < len(_numbers(device)):
+    kind = device[:4] if device.startswith(CUDA) else device[:3]
+    found = sum(each["name"].startswith(kind) for each in json.loads(done.stdout)["devices"])
+    needed = len(_numbers(device)) if kind == CUDA else _numbers(device)[0] + 1
+    if found < needed:
         raise SettingsRefused(
-            f"RVC_TRAIN_DEVICE={device} asks for {len(_numbers(device))} GPU(s), and PyTorch finds {found} of them; "
+            f"RVC_TRAIN_DEVICE={device} asks for {needed} GPU(s), and PyTorch finds {found} of them; "
             "check the driver with nvidia-smi (in a container: the NVIDIA Container Toolkit), or set "
             "RVC_TRAIN_DEVICE=cpu"
         )
@@ -58,13 +64,14 @@ def check_gpus(device: str, environment: Mapping[str, str]) -> None:
 
 def visible_gpus(device: str, environment: Mapping[str, str]) -> list[str]:
     """The worker's GPUs by index or UUID; for `auto`, the first GPU."""
-    return device_environment("cuda:0" if device == AUTO else device, environment)["CUDA_VISIBLE_DEVICES"].split(",")
+    shown = device_environment("cuda:0" if device == AUTO else device, environment).get("CUDA_VISIBLE_DEVICES", "")
+    return shown.split(",") if shown or device == "cpu" else []
 
 
 def device_name(device: str, environment: Mapping[str, str]) -> str:
     """Name of the device for display and estimates, such as `NVIDIA H100 80GB HBM3`."""
     if device != "cpu":
-        name = _gpu_name(visible_gpus(device, environment)[0])
+        name = next(map(_gpu_name, visible_gpus(device, environment)), None) or _other_gpu_name(device)
         if name is not None:
             count = len(_numbers(device)) if device.startswith(CUDA) else 1
             return name if count == 1 else f"{count} x {name}"
@@ -76,6 +83,14 @@ def device_name(device: str, environment: Mapping[str, str]) -> str:
 def _numbers(device: str) -> list[int]:
     """Numbers of the GPUs in `cuda`, `cuda:1`, or `cuda:0+cuda:1`."""
     return [int(gpu.partition(":")[2] or 0) for gpu in device.split("+")]
+
+
+def _other_gpu_name(device: str) -> str | None:
+    """Name of a GPU that is not NVIDIA's and that the installed PyTorch can use; None without one."""
+    torch = installed_torch()
+    usable = frozenset[str]() if torch is None else torch.supports - {"NVIDIA"}
+    wanted = {"xpu": {"Intel"}, "mps": {"Apple"}, CUDA: {"AMD"}}.get(device.partition(":")[0], usable)
+    return next((card.name for card in graphics_cards() if card.vendor in wanted & usable), None)
 
 
 def _gpu_name(which: str) -> str | None:

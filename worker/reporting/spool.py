@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import structlog
 
+from rvc_engine.environment.files import unlink
 from rvc_engine.events import Event, format_event, parse_event
 
 logger = structlog.get_logger(__name__)
@@ -84,5 +85,5 @@ class Spool:
     def _delete(self) -> None:
         if self._file is not None:
             self._file.close()
-            self._path.unlink(missing_ok=True)
+            unlink(self._path)
         self._file, self._read_to, self._written_to = None, 0, 0

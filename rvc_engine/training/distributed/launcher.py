@@ -21,6 +21,7 @@ import torch
 
 from rvc_engine.child_processes import inherited_environment, python_command
 from rvc_engine.config import TrainingConfig
+from rvc_engine.environment.processes import PIPE, ProcessGroup
 from rvc_engine.errors import EngineError, RankFailure, StopRequested, error_from_code
 from rvc_engine.events import Failed, Stopped, Succeeded, parse_event
 from rvc_engine.reporting import StageReport
@@ -90,14 +91,8 @@ class _RankGroup:
             "--no-python", *python_command("rvc_engine.training.distributed.worker", str(path.absolute())),
         ]
         # fmt: on
-        self._process = subprocess.Popen(
-            command,
-            env=_environment(request.num_threads),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C goes to the engine, which then stops the ranks in order
-        )
+        # Ctrl-C goes to the engine alone, which then stops the ranks in order.
+        self._process = ProcessGroup(command, _environment(request.num_threads), stdin=PIPE, stdout=PIPE, stderr=PIPE)
         assert self._process.stdin is not None
         self._input: IO[bytes] = self._process.stdin
         self._readers = [self._reader(self._process.stdout, True), self._reader(self._process.stderr, False)]
@@ -152,8 +147,7 @@ class _RankGroup:
         try:
             self._process.wait(SHUTDOWN_SECONDS)
         except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.end_group()
             self._process.wait()
         for reader in self._readers:
             reader.join(SHUTDOWN_SECONDS)

@@ -19,6 +19,7 @@ from typing import Annotated, Literal, TextIO
 import typer
 
 from rvc_engine.config import TrainingConfig
+from rvc_engine.environment.processes import on_stop_signals
 from rvc_engine.translation.messages import translated
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import Output, duration, size
@@ -63,7 +64,7 @@ def demo(
 ) -> None:
     """Train a voice from the included sample recordings, with a server and a worker that stop at the end."""
     config = demo_config(max_train_seconds, int(width))
-    signal.signal(signal.SIGTERM, _interrupt)
+    on_stop_signals(_interrupt, is_ctrl_c_kept=True)
     try:
         code = Demo(folder.resolve(), config, context.output).run()
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Annotated
 import typer
 
 from rvc_engine.config import SampleRate, Version
+from rvc_engine.environment.graphics import graphics_cards
+from rvc_engine.environment.torch_builds import fitting_build, gpu_advice, installed_torch, shown_command
+from rvc_engine.environment.torch_builds import install_command as torch_command
 from rvc_engine.errors import EngineError
+from rvc_engine.installation import install_command
 from rvc_engine.machine import default_weights_folder
 from rvc_engine.translation.messages import translated
 from rvc_engine.weights.catalogue import HUBERT, PublishedFile, Weights, files_under
@@ -54,9 +59,17 @@ def setup(
     version: Annotated[Version, typer.Option(help="Version of voices.")] = "v2",
     everything: Annotated[bool, typer.Option("--all", help="All published weights.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download what is missing without asking.")] = False,
+    torch: Annotated[
+        bool, typer.Option("--torch", help="Only install the build of PyTorch that this machine's GPU needs.")
+    ] = False,
 ) -> None:
     """Get the published weights that a good voice needs: shows what is missing, and asks before a download."""
     output = context.output
+    if torch:
+        install_torch(output, agrees=yes)
+        return
+    if (advice := gpu_advice()) is not None:
+        output.warning(advice)
     weights = weights_of(data or default_data_folder())
     wanted = list(weights.files) if everything else needed_files(weights, rate, version)
     with _engine_errors():
@@ -77,6 +90,36 @@ def setup(
         },
         f"all of it is in {weights.folder}, verified" if not still_missing else "nothing was downloaded",
     )
+
+
+def install_torch(output: Output, *, agrees: bool) -> None:
+    """Install the build of PyTorch that the GPU needs: prints the command, and asks unless the user `agrees`.
+
+    Raises ClientError where none fits, or the command fails.
+    """
+    installed, cards = installed_torch(), graphics_cards()
+    names = ", ".join(card.name for card in cards)
+    if installed is None:
+        raise ClientError(f"PyTorch is not installed; install the engine first: {install_command('engine')}")
+    if any(card.vendor in installed.supports for card in cards):
+        output.result({"command": None}, f"the installed PyTorch {installed.version} can use the GPU here ({names})")
+        return
+    build = fitting_build(installed.version, cards)
+    if build is None:
+        raise ClientError(gpu_advice() or "no GPU was found that a build of PyTorch can use; nothing was installed")
+    command = torch_command(installed.version, build)
+    output.note(f"for {names}: {shown_command(command)}")
+    is_on_terminal = sys.stdin.isatty() and sys.stderr.isatty() and not output.as_json
+    if not agrees and not (is_on_terminal and typer.confirm(translated("Install it now?"), err=True)):
+        output.result({"command": shown_command(command)}, "nothing was installed; run the command, or add --yes")
+        return
+    done = subprocess.run(command, stdout=sys.stderr if output.as_json else None, check=False)
+    if done.returncode != 0:
+        raise ClientError(
+            f"pip could not install torch {installed.version}+{build.tag} (see above); stop the server and its "
+            "workers, update the driver, or choose another build on https://pytorch.org/get-started"
+        )
+    output.result({"command": shown_command(command)}, f"PyTorch {installed.version}+{build.tag} is installed")
 
 
 def weights_of(data_folder: Path) -> Weights:

@@ -13,6 +13,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from rvc_engine.environment.disks import synchronised_text, synchronising_program
+from rvc_engine.environment.processes import on_stop_signals
+from rvc_engine.translation.characters import has_every_character
 from rvc_train.cli.browser import has_display, open_browser, qr_code, shared_address, sign_in_link
 from rvc_train.cli.commands.setup import DataOption, prepare
 from rvc_train.cli.data_folders import default_data_folder, is_data_folder, last_data_folder, remember_data_folder
@@ -26,7 +29,7 @@ from rvc_train.http.authorization import recorded_token
 from rvc_train.local_servers import is_loopback
 from rvc_train.schemas.jobs import JobStatus
 
-DEVICE = re.compile(r"^(auto|cpu|cuda(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
+DEVICE = re.compile(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
 MOST_COUNTED = 2000
 COLOURS = {"server": "cyan", "worker": "magenta"}
 
@@ -50,7 +53,10 @@ def up(
     port: Annotated[int, typer.Option(envvar="RVC_TRAIN_PORT", min=1, max=65_535, help="Port to listen on.")] = 8000,
     data: DataOption = None,
     device: Annotated[
-        str, typer.Option(envvar="RVC_TRAIN_DEVICE", help="Device to train on: auto, cpu or cuda:N.")
+        str,
+        typer.Option(
+            envvar="RVC_TRAIN_DEVICE", help="Device to train on: auto, cpu, cuda:N, xpu:N (Intel) or mps (Apple)."
+        ),
     ] = "auto",
     devices: Annotated[
         str | None,
@@ -76,7 +82,7 @@ def up(
     ] = False,
 ) -> None:
     """Start a server and workers. Ctrl-C stops them; running jobs continue at the next start."""
-    signal.signal(signal.SIGTERM, _raise_stopped)
+    on_stop_signals(_raise_stopped, is_ctrl_c_kept=True)
     output = context.output
     folder = (data or default_data_folder()).resolve()
     services = Services(
@@ -91,6 +97,8 @@ def up(
     may_open = not no_browser and is_new
     if is_new and last not in {None, folder}:
         output.note(f"{folder} is new; the data folder used last is {last}: for its voices, start with --data {last}")
+    if (program := synchronising_program(folder)) is not None:
+        output.warning(synchronised_text(folder, program))
     with contextlib.suppress(KeyboardInterrupt, Stopped), contextlib.ExitStack() as stack:
         if setup or is_new:
             prepare(output, folder, fetches=setup)
@@ -125,7 +133,7 @@ def _devices(text: str) -> list[str]:
     wrong = [device for device in devices if not DEVICE.match(device)]
     if wrong or not devices:
         raise UsageError(
-            f"{wrong[0] if wrong else text!r} is not a device; use auto, cpu or cuda:N, with commas between"
+            f"{wrong[0] if wrong else text!r} is not a device; use auto, cpu, cuda:N, xpu:N or mps, with commas between"
         )
     return devices
 
@@ -158,7 +166,7 @@ def print_sign_in(output: Output, services: Services, *, may_open: bool) -> None
     output.note(f"opened {services.url} in the browser" if is_opened else f"sign in, within ten minutes, at {link}")
     if shared_link is not None:
         output.note(f"from another device, within ten minutes, at {shared_link}")
-        if (sys.stdout.encoding or "").lower().startswith("utf"):
+        if has_every_character(sys.stdout.encoding):
             output.note(qr_code(shared_link))
 
 
@@ -174,7 +182,7 @@ def _is_stopped() -> bool:
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
     # A second signal must not interrupt the shutdown that the first one started.
-    signal.signal(signal.SIGTERM, _pass_over)
+    on_stop_signals(_pass_over, is_ctrl_c_kept=True)
     raise Stopped
 
 

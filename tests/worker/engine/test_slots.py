@@ -12,10 +12,11 @@ import psutil
 import pytest
 from sqlmodel import select
 
+from rvc_engine.environment.processes import end_process, process_identity
 from server.database.engine import read_session
 from server.database.tables import Worker
 from server.job_store.leases import Lease
-from worker.engine.slots import SlotRecord, Slots, end_process, process_identity
+from worker.engine.slots import SlotRecord, Slots
 
 HANG = [["log", "deaf"], ["hang"]]
 LONG = [["log", "begun"], ["train", 1000, 0.05, 1000]]

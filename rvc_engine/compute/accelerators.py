@@ -1,0 +1,100 @@
+"""Accelerators of every kind through one layer: memory, number formats, graphs, and what each kind cannot do.
+
+    cuda    NVIDIA, and AMD with PyTorch's ROCm build (which has the same names, and no NVML)
+    xpu     Intel
+    mps     Apple; operators that it lacks run on the CPU
+
+Only NVIDIA's were seen on hardware. The others train in the plainest way: one kernel after another, without CUDA graphs
+and without copies beside the computation; `mps` in float32.
+"""
+
+from typing import Literal
+
+import psutil
+import torch
+
+NATIVE_BF16 = (8, 0)
+"""Lowest compute capability (Ampere) of NVIDIA's GPUs that multiply bfloat16 in hardware."""
+KINDS = ("cuda", "xpu", "mps")
+
+
+def count(kind: str) -> int:
+    """Number of devices of a kind that PyTorch can use."""
+    match kind:
+        case "cuda":
+            return torch.cuda.device_count()
+        case "xpu":
+            return torch.xpu.device_count()
+        case "mps":
+            return int(torch.backends.mps.is_available())
+    return 0
+
+
+def found() -> list[torch.device]:
+    """All accelerators that PyTorch can use, the best first."""
+    return [torch.device(kind, index) for kind in KINDS for index in range(count(kind))]
+
+
+def is_nvidia(device: torch.device) -> bool:
+    """Whether a device is a GPU of NVIDIA, rather than one of AMD under the same name."""
+    return device.type == "cuda" and torch.version.hip is None
+
+
+def has_graphs(device: torch.device) -> bool:
+    """Whether steps are captured as graphs."""
+    return is_nvidia(device)
+
+
+def native_format(device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """The fastest format that a device multiplies in hardware and trains in."""
+    if is_nvidia(device):
+        return "bf16" if torch.cuda.get_device_capability(device) >= NATIVE_BF16 else "fp16"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "xpu":
+        return "bf16" if torch.xpu.is_bf16_supported(including_emulation=False) else "fp32"
+    return "fp32"
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64 at all."""
+    return device.type != "mps"
+
+
+def name_of(device: torch.device) -> str:
+    """Name of the device's model."""
+    match device.type:
+        case "cuda":
+            return torch.cuda.get_device_name(device)
+        case "xpu":
+            return str(torch.xpu.get_device_name(device))
+        case "mps":
+            return "Apple GPU"
+    return "CPU"
+
+
+def memory_of(device: torch.device) -> tuple[int, int]:
+    """Free and total memory in bytes; of the machine for a CPU. Apple's GPUs share the machine's."""
+    match device.type:
+        case "cuda":
+            return torch.cuda.mem_get_info(device)
+        case "xpu":
+            free, total = torch.xpu.mem_get_info(device)
+            return int(free), int(total)
+        case "mps":
+            total = torch.mps.recommended_max_memory()
+            return max(0, total - torch.mps.driver_allocated_memory()), total
+    memory = psutil.virtual_memory()
+    return int(memory.available), int(memory.total)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for a device to finish its work; returns at once for a CPU."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def empty_cache() -> None:
+    """Return PyTorch's cached memory to the accelerator."""
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()

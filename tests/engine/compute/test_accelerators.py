@@ -1,0 +1,158 @@
+"""Accelerators of every kind, faked: this layer is what the engine asks about them."""
+
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from rvc_engine.cli.machine_report import machine_report
+from rvc_engine.compute import accelerators
+from rvc_engine.compute.device import open_device, open_devices
+from rvc_engine.compute.out_of_memory import is_out_of_memory
+from rvc_engine.compute.precision import Precision
+from rvc_engine.errors import InvalidConfig
+from rvc_engine.machine import Machine
+from rvc_engine.models import decoder
+from rvc_engine.training.batch_sampler import uses_length_buckets
+
+GIB = 2**30
+CPU, CUDA, XPU, MPS = (torch.device(name) for name in ("cpu", "cuda:0", "xpu:0", "mps:0"))
+
+
+class Fakes:
+    """Devices that PyTorch seems to find."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        self.count("cuda", 0)
+        self.count("xpu", 0)
+        self.count("mps", 0)
+
+    def count(self, kind: str, number: int) -> None:
+        if kind == "mps":
+            self._patch.setattr(torch.backends.mps, "is_available", lambda: number > 0)
+        else:
+            self._patch.setattr(getattr(torch, kind), "device_count", lambda: number)
+
+    def nvidia(self, capability: tuple[int, int] = (8, 9)) -> None:
+        self.count("cuda", 1)
+        self._patch.setattr(torch.version, "hip", None)
+        self._patch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+        self._patch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA GeForce RTX 4070")
+        self._patch.setattr(torch.cuda, "mem_get_info", lambda _: (10 * GIB, 12 * GIB))
+
+    def amd(self, *, has_bf16: bool = True) -> None:
+        self.nvidia()
+        self._patch.setattr(torch.version, "hip", "6.4.43484")
+        self._patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+
+    def intel(self) -> None:
+        self.count("xpu", 1)
+        self._patch.setattr(torch.xpu, "is_bf16_supported", lambda including_emulation: True)
+        self._patch.setattr(torch.xpu, "get_device_name", lambda _: "Intel(R) Arc(TM) A770 Graphics")
+        self._patch.setattr(torch.xpu, "mem_get_info", lambda _: (14 * GIB, 16 * GIB))
+
+    def apple(self) -> None:
+        self.count("mps", 1)
+        memory = SimpleNamespace(
+            recommended_max_memory=lambda: 24 * GIB, driver_allocated_memory=lambda: 4 * GIB, empty_cache=lambda: None
+        )
+        self._patch.setattr(torch, "mps", memory)
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
+    return Fakes(monkeypatch)
+
+
+def test_nvidias_gpus_have_graphs_and_the_format_of_their_hardware(fakes: Fakes) -> None:
+    fakes.nvidia((7, 5))
+    assert (Precision.choose("auto", CUDA).name, accelerators.has_graphs(CUDA)) == ("fp16", True)
+    fakes.nvidia((8, 0))
+    assert Precision.choose("auto", CUDA).name == "bf16"
+    assert accelerators.memory_of(CUDA) == (10 * GIB, 12 * GIB)
+
+
+def test_amds_gpus_are_cuda_devices_without_graphs(fakes: Fakes) -> None:
+    fakes.amd()
+    assert open_device(Machine()) == CUDA
+    assert (Precision.choose("auto", CUDA).name, accelerators.has_graphs(CUDA)) == ("bf16", False)
+    fakes.amd(has_bf16=False)
+    assert Precision.choose("auto", CUDA).name == "fp32"
+
+
+def test_an_intel_gpu_is_taken_where_there_is_no_other(fakes: Fakes) -> None:
+    fakes.intel()
+    fakes.apple()
+    assert open_device(Machine()) == XPU
+    assert (Precision.choose("auto", XPU).name, accelerators.has_graphs(XPU)) == ("bf16", False)
+    assert accelerators.memory_of(XPU) == (14 * GIB, 16 * GIB)
+    assert not uses_length_buckets(XPU)
+
+
+def test_an_apple_gpu_trains_in_float32_and_shares_the_machines_memory(fakes: Fakes) -> None:
+    fakes.apple()
+    assert open_device(Machine()) == MPS
+    assert Precision.choose("auto", MPS).name == "fp32"
+    assert not accelerators.has_float64(MPS)
+    assert accelerators.memory_of(MPS) == (20 * GIB, 24 * GIB)
+    assert open_device(Machine(device="mps")) == MPS
+
+
+def test_without_an_accelerator_the_cpu_trains(fakes: Fakes) -> None:
+    assert open_device(Machine()) == CPU
+    free, total = accelerators.memory_of(CPU)
+    assert 0 < free <= total == psutil.virtual_memory().total
+    accelerators.synchronize(CPU)
+    accelerators.empty_cache()
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("xpu:0", "PyTorch finds 0 XPU devices here"),
+        ("mps", "PyTorch finds 0 MPS devices here"),
+        ("cuda:7", "PyTorch finds 1 CUDA devices here"),
+        ("meta", "is not supported"),
+        ("gpu", "is not the name of a device"),
+    ],
+)
+def test_a_device_that_is_not_there_is_named_with_what_to_do(device: str, words: str, fakes: Fakes) -> None:
+    fakes.nvidia()
+    with pytest.raises(InvalidConfig, match=words):
+        open_device(Machine(device=device))
+
+
+def test_several_devices_train_together_on_cuda_alone(fakes: Fakes) -> None:
+    fakes.count("xpu", 2)
+    fakes.count("cuda", 2)
+    assert len(open_devices(Machine(device="cuda:0,cuda:1"))) == 2
+    with pytest.raises(InvalidConfig, match="only CUDA can train on together"):
+        open_devices(Machine(device="xpu:0,xpu:1"))
+
+
+def test_the_report_of_the_machine_names_all_accelerators(fakes: Fakes) -> None:
+    fakes.amd()
+    fakes.intel()
+    devices = machine_report()["devices"]
+    assert [(each["name"], each["precision"], each["graphs"], each["capability"]) for each in devices] == [
+        ("cuda:0", "bf16", False, None),
+        ("xpu:0", "bf16", False, None),
+    ]
+    assert devices[1]["model"] == "Intel(R) Arc(TM) A770 Graphics"
+    assert (devices[1]["memory_free_bytes"], devices[1]["memory_bytes"]) == (14 * GIB, 16 * GIB)
+
+
+def test_the_sine_is_the_same_where_float64_is_left_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    f0, noise = torch.rand(2, 9) * 400, torch.randn(2, 9 * 40)
+    source = decoder.SineSource(4000, 40)
+    expected = source.sine(f0, noise)
+    monkeypatch.setattr(decoder, "has_float64", lambda _: False)
+    assert torch.equal(source.sine(f0, noise), expected)
+
+
+def test_running_out_of_memory_is_recognized_on_each_kind() -> None:
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 17.00 GB)"))
+    assert is_out_of_memory(torch.OutOfMemoryError("XPU out of memory"))
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
