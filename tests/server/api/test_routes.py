@@ -1,6 +1,8 @@
 """The routes of jobs and of the server itself, and the form of every error."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -12,8 +14,10 @@ from rvc_engine.events import Metric
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobPublic
 from rvc_train.schemas.system import Problem
+from server.admin import doctor
 from server.database.engine import write_session
 from server.database.tables import Job
+from server.settings import ServerSettings
 
 
 def test_a_job_is_submitted_looked_at_listed_and_cancelled(http, live):
@@ -242,3 +246,16 @@ def test_the_interface_is_described_with_problems_and_without_a_foreign_error_fo
     document = http.get("/openapi.json").json()
     assert "HTTPValidationError" not in json.dumps(document)
     assert "application/problem+json" in document["paths"]["/v1/jobs"]["post"]["responses"]["422"]["content"]
+
+
+def test_the_system_and_doctor_name_a_gpu_that_lies_idle(
+    http: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advice = "this machine has the GPU X, but the installed PyTorch cannot use it"
+    monkeypatch.setattr("server.api.system.gpu_advice", lambda: advice)
+    assert advice in http.get("/v1/system").json()["warnings"]
+    facts = {"python": "3.11", "cores": 2, "libraries": {}, "ffmpeg": {}, "cuda_build": None, "devices": []}
+    answer = SimpleNamespace(returncode=0, stdout=json.dumps({**facts, "advice": advice}).encode(), stderr=b"")
+    monkeypatch.setattr("server.admin.doctor.subprocess.run", lambda *_, **__: answer)
+    findings = [(each.what, each.text) for each in doctor._engine(ServerSettings(data_folder=tmp_path))]
+    assert ("gpu", advice) in findings
