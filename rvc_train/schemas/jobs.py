@@ -134,6 +134,8 @@ class JobPublic(Forecast):
     owner: str
     name: str
     dataset_id: str
+    dataset_deleted: bool = False
+    """Whether its recordings were deleted, so that it can be neither retried nor continued."""
     status: JobStatus
     stage: str | None
     """slice, pitch, content, train, index or export; null before the first."""

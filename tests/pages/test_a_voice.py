@@ -127,3 +127,22 @@ def test_progress_is_in_the_tab_and_a_pause_is_no_attempt(house: Any, visit: Any
     expect(page.locator("#facts")).not_to_contain_text(re.compile("attempt|tried again", re.IGNORECASE))
     station.client.cancel(job.id)
     expect(page).to_have_title(re.compile("^Cancelled · dora"))
+
+
+def test_without_its_recordings_a_voice_is_not_continued_and_says_why(house: Any, visit: Any) -> None:
+    station = house.station
+    station.follow_script(["train", 2, 0.01, 1], *station.MAKE_VOICE)
+    dataset = station.upload(station.samples / "vm-review.flac", name="gone")
+    job = station.wait_for(station.submit(dataset, name="gone"), "succeeded", "failed")
+    visitor = visit(station)
+    page = visitor.page
+    visitor.open(f"/jobs/{job.id}")
+    expect(page.get_by_role("button", name="Continue training")).to_be_enabled()
+    station.client.delete_dataset(job.dataset_id)
+    page.reload()
+    button = page.get_by_role("button", name="Continue training")
+    expect(button).to_be_disabled()
+    expect(button).to_have_attribute("title", re.compile("recordings of this voice were deleted"))
+    expect(page.locator("#recordings-deleted")).to_contain_text("other recordings")
+    page.get_by_role("button", name="Copy settings").click()  # for other recordings
+    expect(page.locator("#about")).to_contain_text("deleted")

@@ -70,6 +70,7 @@ function showFailure() {
     setText(byId("failure-message"), message);
     setText(byId("failure-advice"), has(`advice.${code}`) ? t(`advice.${code}`) : code);
   }
+  byId("recordings-deleted").hidden = !job.dataset_deleted || !isOver(job);
   byId("notice").hidden = !job.content_notice || ["failed", "cancelled"].includes(job.status);
   const isOwn = job.config.content === "whisper-tiny" || job.config.content === "local"; // for SPIN the server has a longer warning
   setText(byId("notice"), isOwn ? t("job.content_notice", { encoder: job.config.content }) : job.content_notice ?? "");

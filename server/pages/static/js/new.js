@@ -355,13 +355,16 @@ async function takeOver() {
 /** Select recordings, if they have not been deleted. `job`: the one that was made from them. */
 async function useIfThere(id, job = null) {
   try {
-    await use(await get(`/v1/datasets/${encodeURIComponent(id)}`));
+    if (!job?.dataset_deleted) {
+      await use(await get(`/v1/datasets/${encodeURIComponent(id)}`));
+      return;
+    }
   } catch (fault) {
     if (!(fault instanceof ApiError) || fault.status !== 404) throw fault;
-    byId("about").hidden = false;
-    byId("about").replaceChildren(t(retryOf ? "new.gone_retry" : "new.gone"), " ",
-      retryOf ? h("a", { href: withQuery("/new", { clone: job.id }) }, t("action.clone")) : "");
   }
+  byId("about").hidden = false;
+  byId("about").replaceChildren(t(retryOf ? "new.gone_retry" : "new.gone"), " ",
+    retryOf ? h("a", { href: withQuery("/new", { clone: job.id }) }, t("action.clone")) : "");
 }
 
 /** Put back what was typed and chosen in this tab before. */
