@@ -148,6 +148,22 @@ def report(session: Session, dataset: DatasetArgument) -> None:
 
 
 @app.command(cls=ApiCommand)
+def without(
+    session: Session,
+    dataset: DatasetArgument,
+    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Names of recordings, as in the report.")],
+    name: Annotated[str | None, typer.Option(help="Name of the new dataset. Default: the same.")] = None,
+) -> None:
+    """Make a dataset without some recordings of another one, such as duplicates; the files are shared."""
+    made = session.client.derive_dataset(session.client.find_dataset(dataset).id, files, name)
+    session.output.result(
+        made,
+        f"{made.id}  {made.name}  {_files(made.num_files)}, {made.status}\n"
+        f"make a voice with: rvc-train submit {made.id} --name VOICE",
+    )
+
+
+@app.command(cls=ApiCommand)
 def delete(session: Session, dataset: DatasetArgument) -> None:
     """Delete a dataset and everything derived from it; not while a job needs it."""
     found = session.client.find_dataset(dataset)

@@ -58,6 +58,7 @@ WANTED = {
     "GET /v1/datasets": READ,
     "GET /v1/datasets/{dataset_id}": READ,
     "GET /v1/datasets/{dataset_id}/report": READ,
+    "GET /v1/datasets/{dataset_id}/recordings/{number}": READ,
     "DELETE /v1/datasets/{dataset_id}": SUBMIT,
     "POST /v1/jobs": SUBMIT,
     "GET /v1/jobs": READ,
