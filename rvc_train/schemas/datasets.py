@@ -150,7 +150,7 @@ class DatasetCreate(RequestModel):
     without: list[Annotated[str, Field(max_length=400)]] = Field(default=[], max_length=MAX_WITHOUT)
     """Names of the recordings to leave out, as in the report."""
     zip_names: ZipNames = AUTO
-    """Of a dataset made from another one, those of the other one hold."""
+    """Not for a dataset made from another one, whose names are as they were read there."""
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:

@@ -62,7 +62,7 @@ class Dataset(Table, table=True):
     reason: str | None = None
     """Reason why it is invalid, or why its ingestion waits."""
     sha256: str
-    """Of the upload; of a derived dataset a digest of its origin's and the names that it is without."""
+    """Hash of the upload; of a derived dataset a digest of its origin's and the names that it is without."""
     derived_from: str | None = None
     """Id of the dataset that it is made of, by leaving recordings out."""
     without: list[str] | None = Field(default=None, sa_column=nullable_json())

@@ -1,5 +1,7 @@
 """Recordings brought to the page "New voice", and what it says of them and of wrong choices."""
 
+import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -171,3 +173,50 @@ def test_a_zip_is_taken_and_what_is_no_recording_is_refused_in_words(new_voice: 
     page.locator("#choose-files").set_input_files(tmp_path / "take.zip")
     expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
     expect(page.locator("#submit")).to_be_enabled()
+
+
+def test_recordings_are_played_and_copies_and_bad_ones_left_out_and_put_back(
+    open_house: Any, new_voice: Page, tmp_path: Path
+) -> None:
+    page, samples = new_voice, open_house.samples
+    folder = tmp_path / "lena"
+    folder.mkdir()
+    for name, source in {"a.flac": "vm-review", "copy of a.flac": "vm-review", "b.flac": "vm-newuser"}.items():
+        shutil.copy(samples / f"{source}.flac", folder / name)
+    soundfile.write(folder / "c.aiff", soundfile.read(samples / "vm-intro.flac")[0], 16_000)
+    page.locator("#choose-folder").set_input_files(folder)
+    expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
+
+    copies = page.locator("#findings li", has_text="Duplicate recordings")
+    copies.get_by_role("button", name="lena/a.flac", exact=True).click()
+    playing = (
+        "() => { const audio = document.getElementById('player-audio'); return !audio.paused && audio.currentTime; }"
+    )
+    page.wait_for_function(playing)
+    expect(page.locator("#player-name")).to_have_text("lena/a.flac")
+    page.locator("#files > summary").click()
+    button = page.get_by_role("button", name="Play lena/a.flac")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "false")
+    page.get_by_role("button", name="Play lena/c.aiff").click()
+    expect(page.locator("#player-fault")).to_contain_text("can't play")
+    box = page.locator("#overview canvas").bounding_box()
+    page.locator("#overview canvas").click(position={"x": box["width"] - 8, "y": 20})
+    expect(page.locator("#player-name")).to_have_text("lena/copy of a.flac")
+    page.wait_for_function("() => document.getElementById('player-audio').currentTime > 1")
+
+    copies.get_by_role("button", name="Leave out the duplicate").click()
+    expect(page.locator("#measures")).to_contain_text("3 / 3", timeout=SLOW)
+    expect(page.locator("#findings")).not_to_contain_text("Duplicate recordings")
+    expect(page.locator("#files-list tr", has_text="copy of a.flac")).to_contain_text("left out by you")
+    page.get_by_role("checkbox", name="Leave out lena/c.aiff").check()
+    page.get_by_role("button", name="Leave out 1 recording").click()
+    expect(page.locator("#measures")).to_contain_text("2 / 2", timeout=SLOW)
+    expect(page.locator("#submit")).to_be_enabled()
+    expect(page).to_have_url(re.compile("dataset=ds_"))
+    page.get_by_role("button", name="Put back").click()
+    expect(page.locator("#measures")).to_contain_text("3 / 3")
+    page.get_by_role("button", name="Put back").click()
+    expect(page.locator("#measures")).to_contain_text("4 / 4")
+    expect(page.get_by_role("button", name="Put back")).to_be_hidden()

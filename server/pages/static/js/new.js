@@ -154,12 +154,13 @@ async function use(found) {
   if (!isNameOwn) form.elements.name.value = found.name.replace(/[\\/]/g, " ").slice(0, 100);
   keepInAddress(found.id);
   byId("chosen").hidden = false;
-  byId("chosen").textContent = t("new.chosen", { name: found.name });
+  byId("chosen").replaceChildren(t("new.chosen", { name: found.name }), " ", found.derived_from && !retryOf
+    ? h("button", { type: "button", onclick: () => attempt(async () => use(await get(`/v1/datasets/${found.derived_from}`))) }, t("new.put_back")) : "");
   byId("drop").classList.add("small");
   save();
   const { id } = found;
   for (;;) {
-    report = await retryUnreachable(() => showReport(dataset, retryOf ? null : advise));
+    report = await retryUnreachable(() => showReport(dataset, retryOf ? null : advise, retryOf ? null : use));
     ready();
     if (dataset.id !== id || !isUnderWay(dataset)) break;
     await new Promise((resolve) => { setTimeout(resolve, 700); });
