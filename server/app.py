@@ -60,6 +60,7 @@ from server.middleware.compression import Compression
 from server.middleware.departures import Departures
 from server.middleware.head import HeadAsGet
 from server.middleware.idempotency import IdempotencyMiddleware
+from server.middleware.languages import Languages
 from server.middleware.media_types import BodyTypes
 from server.middleware.request_context import RequestContextMiddleware
 from server.middleware.shared_answers import SharedAnswers
@@ -132,6 +133,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
             Middleware(RequestContextMiddleware, metrics=context.metrics),
             Middleware(HeadAsGet, except_under=protocol.ADDRESS),
             Middleware(Compression),
+            Middleware(Languages),
             Middleware(protocol.TusProtocol),
             Middleware(Departures),
             Middleware(

@@ -166,7 +166,8 @@ class Admissions:
                 raise Refused("no recording would be left; leave out fewer", "/without")
             return sum(recording.path.stat().st_size for recording in left)
         except (InvalidDataset, FileNotFoundError) as error:
-            raise NotFound(f"there is no dataset {origin.id}") from error
+            dataset_id = origin.id
+            raise NotFound(f"there is no dataset {dataset_id}") from error
 
     def discard_refused(self, dataset_id: str) -> None:
         """Delete a dataset whose ingestion was refused, unless a job names it: its only user has the reason already."""

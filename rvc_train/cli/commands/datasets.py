@@ -49,6 +49,10 @@ def upload(
             zip_names=zip_names,
         )
     content = f"{size(dataset.size)} in {_files(dataset.num_files)}" if dataset.num_files else size(dataset.size)
+    _show_made(session, dataset, content)
+
+
+def _show_made(session: Session, dataset: DatasetPublic, content: str) -> None:
     text = f"{dataset.id}  {dataset.name}  {content}, {dataset.status}"
     notes = "".join(f"\nnote: {note}" for note in dataset.notes)
     session.output.result(dataset, f"{text}{notes}\nmake a voice with: rvc-train submit {dataset.id} --name VOICE")
@@ -156,11 +160,7 @@ def without(
 ) -> None:
     """Make a dataset without some recordings of another one, such as duplicates; the files are shared."""
     made = session.client.derive_dataset(session.client.find_dataset(dataset).id, files, name)
-    session.output.result(
-        made,
-        f"{made.id}  {made.name}  {_files(made.num_files)}, {made.status}\n"
-        f"make a voice with: rvc-train submit {made.id} --name VOICE",
-    )
+    _show_made(session, made, _files(made.num_files))
 
 
 @app.command(cls=ApiCommand)

@@ -53,7 +53,7 @@ export async function showReport(dataset, advise, take) {
   if (!report.usable) findings.unshift(h("li", { class: "bad" }, dataset.reason ?? report.reason ?? ""));
   if (report.usable && !findings.length) findings.push(h("li", {}, t("new.nothing_found")));
   const others = report.left_out.filter((file) => file.code !== "chosen").map((file) => file.name);
-  findings.push(...dataset.notes.filter((note) => !others.length || !note.startsWith("left out: ")).map((note) => h("li", {}, note)));
+  findings.push(...dataset.notes.filter((note) => !others.some((name) => note.includes(name))).map((note) => h("li", {}, note)));
   if (others.length) {
     findings.push(h("li", {}, t("new.left_out", { n: number(others.length) }), h("small", { class: "mono" }, firstFew(others))));
   }
