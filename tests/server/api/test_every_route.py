@@ -147,7 +147,7 @@ def test_each_scope_opens_just_its_doors(guarded: Any, holder: Callable[..., htt
 
 def path_of(pattern: str, **ids: str) -> str:
     """A path of this pattern; parameters that are not in `ids` name nothing that exists."""
-    ids = {"upload_id": "upl_" + "0" * 32} | ids
+    ids = {"upload_id": "upl_" + "0" * 32, "number": "1"} | ids
     return re.sub(r"\{(\w+)\}", lambda part: ids.get(part[1], "nothing"), pattern)
 
 
