@@ -138,6 +138,13 @@ def test_an_upload_goes_on_after_a_restart_and_a_reload_and_is_not_sent_twice(
     sent: list[int] = []
     page.on("request", lambda request: sent.append(_offset(request)) if request.method == "PATCH" else None)
     expect(page.locator("#unfinished")).to_contain_text("was interrupted")
+    page.evaluate(
+        """() => {
+          const bar = document.getElementById("sending-bar");
+          window.shares = [];
+          new MutationObserver(() => shares.push(bar.value)).observe(bar, { attributes: true });
+        }"""
+    )
     open_house.server.kill()
     open_house.server.wait()
     page.locator("#choose-folder").set_input_files(folder)
@@ -147,12 +154,36 @@ def test_an_upload_goes_on_after_a_restart_and_a_reload_and_is_not_sent_twice(
     assert page.evaluate("() => Object.keys(JSON.parse(localStorage['rvc-uploads'])).length") == 0
     assert sent
     assert min(sent) >= 4 << 20, "the first piece came before"
+    assert page.evaluate("() => shares.find((share) => share > 0)") > 0.5, "the bar begins at what is there"
 
     sent.clear()
     _open(page, open_house.url)
     page.locator("#choose-folder").set_input_files(folder)
     expect(page.locator("#report-state")).to_have_text("Usable")
     assert sent == [], "the very same bytes are there"
+
+
+def test_a_slow_upload_shows_its_speed_and_a_second_tab_waits_for_it(
+    open_house: Any, new_voice: Page, tmp_path: Path
+) -> None:
+    page, folder = new_voice, _folder(tmp_path / "slow")
+    line = page.context.new_cdp_session(page)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 300_000}
+    line.send("Network.enable")
+    line.send("Network.emulateNetworkConditions", slow)
+    page.locator("#choose-folder").set_input_files(folder)
+    page.wait_for_function(
+        "() => { const { value } = document.getElementById('sending-bar'); return value > 0.02 && value < 0.5; }"
+    )
+    expect(page.locator("#sending-state")).to_have_text(re.compile(r"\d.*B · \d+% · [\d.]+ .B/s · about "))
+
+    other = page.context.new_page()
+    _open(other, open_house.url)
+    other.locator("#choose-folder").set_input_files(folder)
+    expect(other.locator("#sending-state")).to_contain_text("being sent in another tab")
+    line.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": -1})
+    for tab in (page, other):
+        expect(tab.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
 
 
 def _offset(request: Any) -> int:
