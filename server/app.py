@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from server.admin import job_weights, scheduler
 from server.admin.leadership import Leadership
-from server.admin.readiness import Readiness
+from server.admin.readiness import Readiness, sqlite_warning
 from server.admin.retention import Retention
 from server.admin.scheduler import CLEANUP_SECONDS, EXPIRY_SECONDS, STOP_SECONDS, PeriodicTask, Scheduler
 from server.admin.weights import WeightsFetcher
@@ -34,7 +34,7 @@ from server.auth.tokens import TokenService
 from server.context import AppContext, refuse_unknown_parameters
 from server.database.changes import ChangeCounter
 from server.database.clock import database_clock, utc_now
-from server.database.engine import create_engine, sqlite_warning
+from server.database.engine import create_engine
 from server.datasets import ingestion, validator
 from server.datasets.admission import Admissions
 from server.datasets.ingestion import Ingestion

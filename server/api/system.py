@@ -15,9 +15,9 @@ from rvc_engine.config import TrainingConfig
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.jobs import JOB_DEFAULTS
 from rvc_train.schemas.system import FileRulePublic, Limits, SystemPublic
+from server.admin.readiness import sqlite_warning
 from server.api.authorization import requires
 from server.context import Context
-from server.database.engine import sqlite_warning
 
 router = APIRouter(tags=["server"])
 
