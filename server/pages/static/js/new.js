@@ -168,6 +168,7 @@ async function use(found) {
     if (dataset.id !== id) return;
     dataset = newer;
   }
+  await chooseForMachine(); // the worker may have come later than the page
   estimateSoon();
 }
 
@@ -335,6 +336,7 @@ async function takeOver() {
   const other = query.get("retry") ?? query.get("clone");
   if (!other) return;
   const job = await get(`/v1/jobs/${encodeURIComponent(other)}`);
+  isEffortOpen = false;
   form.elements.name.value = job.name;
   isNameOwn = true;
   form.elements.priority.value = job.priority;
@@ -372,6 +374,7 @@ async function useIfThere(id, job = null) {
 async function restore() {
   const { stored } = draft;
   if (draft.restore()) {
+    isEffortOpen = false;
     isNameOwn = retryOf !== null || Boolean(stored.isNameOwn);
     byId("start-over").hidden = false;
     choices.show();
@@ -380,10 +383,17 @@ async function restore() {
   if (id && id !== dataset?.id) await useIfThere(id);
 }
 
+/** Whether the amount of training is still the default: no worker was there yet to fit it to, and nobody chose one. */
+let isEffortOpen = true;
+
 /** Without a GPU hours become days: a quick try is the choice that fits. */
 async function chooseForMachine() {
+  if (!isEffortOpen) return;
   const workers = (await all("/v1/workers")).filter((one) => ["idle", "busy"].includes(one.status));
-  if (workers.length && !workers.some((one) => one.device.startsWith("cuda"))) form.elements.effort.value = "try";
+  isEffortOpen = workers.length === 0;
+  if (isEffortOpen || workers.some((one) => one.device.startsWith("cuda"))) return;
+  form.elements.effort.value = "try";
+  choices.show();
 }
 
 async function start() {
@@ -396,9 +406,12 @@ async function start() {
   attempt(showUnfinished);
   await settings.start();
   choices.present = new Set((await all("/v1/weights")).filter((one) => one.is_present).map((one) => one.id));
-  await chooseForMachine();
   choices.show();
-  form.addEventListener("change", () => changed());
+  await chooseForMachine();
+  form.addEventListener("change", ({ target }) => {
+    if (target.name === "effort") isEffortOpen = false;
+    changed();
+  });
   form.elements.name.addEventListener("input", () => {
     isNameOwn = form.elements.name.value !== "";
     changed();
