@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from server.admin import job_weights, scheduler
 from server.admin.leadership import Leadership
-from server.admin.readiness import Readiness
+from server.admin.readiness import Readiness, sqlite_warning
 from server.admin.retention import Retention
 from server.admin.scheduler import CLEANUP_SECONDS, EXPIRY_SECONDS, PeriodicTask, Scheduler
 from server.admin.weights import WeightsFetcher
@@ -34,7 +34,7 @@ from server.auth.tokens import TokenService
 from server.context import AppContext, refuse_unknown_parameters
 from server.database.changes import ChangeCounter
 from server.database.clock import database_clock, utc_now
-from server.database.engine import create_engine, sqlite_warning
+from server.database.engine import create_engine
 from server.datasets import ingestion, validator
 from server.datasets.admission import Admissions
 from server.datasets.ingestion import Ingestion
@@ -60,6 +60,7 @@ from server.middleware.compression import Compression
 from server.middleware.departures import Departures
 from server.middleware.head import HeadAsGet
 from server.middleware.idempotency import IdempotencyMiddleware
+from server.middleware.languages import Languages
 from server.middleware.media_types import BodyTypes
 from server.middleware.request_context import RequestContextMiddleware
 from server.middleware.shared_answers import SharedAnswers
@@ -135,6 +136,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
             Middleware(RequestContextMiddleware, metrics=context.metrics),
             Middleware(HeadAsGet, except_under=protocol.ADDRESS),
             Middleware(Compression),
+            Middleware(Languages),
             Middleware(protocol.TusProtocol),
             Middleware(Departures),
             Middleware(

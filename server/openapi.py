@@ -121,6 +121,7 @@ _PATH_PARAMETERS = {
     "delivery_id": "Id of a webhook's message.",
     "job_id": "Id of a job, `job_...`.",
     "name": "Name, as in the list.",
+    "number": "Place of a recording in the report, from 1.",
     "owner": "Name of an owner.",
     "token_id": "Id of a token.",
     "upload_id": "Id of an upload.",
@@ -128,7 +129,7 @@ _PATH_PARAMETERS = {
     "weights_id": "Id of a set of weights.",
     "worker_id": "Id of a worker.",
 }
-_FILES = frozenset({"application/octet-stream", "application/zip", "audio/flac", "image/png"})
+_FILES = frozenset({"application/octet-stream", "application/zip", "audio/flac", "audio/*", "video/*", "image/png"})
 _TEXTS = frozenset({"text/plain", "text/html", "text/event-stream"})
 _STREAMS = {
     "/v1/jobs/{job_id}/events": ("An event as JSON.", {"$ref": f"{_REFERENCE}{EventPublic.__name__}"}),

@@ -7,6 +7,7 @@ folder before (base weights, another program's), recovery checkpoints, the voice
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,6 +15,9 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.environment.files import is_in_use, unlink
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.checksum import sha256_of
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsRichComparison
 
 
 class Save(BaseModel):
@@ -92,10 +96,10 @@ class SaveRegistry:
             return True
         return path.stat().st_mtime_ns == save.written or sha256_of(path) == save.sha256
 
-    def add(self, save: Save, config: TrainingConfig, score: Callable[[int], float]) -> list[Save]:
+    def add(self, save: Save, config: TrainingConfig, score: "Callable[[int], SupportsRichComparison]") -> list[Save]:
         """Register a save that is on disk, and delete those that `config.keep_saves` no longer keeps.
 
-        `score` maps a step to its evaluation, lower being better; infinity without one. Returns the deleted saves.
+        `score` maps a step to its score, lower being better. Returns the deleted saves.
         """
         contents = self._contents()
         if save.generator is not None and contents.claimed:
@@ -126,7 +130,9 @@ class SaveRegistry:
         write_atomically(self.path, json.dumps(rows, indent=1, ensure_ascii=False).encode())
 
 
-def select(saves: Sequence[Save], config: TrainingConfig, score: Callable[[int], float]) -> list[Save]:
+def select(
+    saves: Sequence[Save], config: TrainingConfig, score: "Callable[[int], SupportsRichComparison]"
+) -> list[Save]:
     """Saves to keep, in their order, always with the newest."""
     match config.keep_saves:
         case "all":
@@ -134,6 +140,6 @@ def select(saves: Sequence[Save], config: TrainingConfig, score: Callable[[int],
         case "latest":
             return list(saves[-1:])
         case "best":
-            newest_first = saves[::-1]  # equal scores, such as infinity, keep this order
+            newest_first = saves[::-1]  # equal scores, such as of those not measured, keep this order
             best = sorted(newest_first, key=lambda save: score(save.step))[: config.num_best_saves]
             return [save for save in saves if save in best or save == saves[-1]]

@@ -4,7 +4,8 @@ Clips, windows and noise are the same at every save of a run, so that its scores
 
 - `eval/mel`: mean absolute log-mel difference of render and recording, weighted as the training's mel loss. The render
   is that of a conversion (text encoder, flow, decoder); training's mel loss encodes the recording's spectrogram with
-  the posterior encoder, and stays low for a voice that fails to render from content. The lowest is the best save.
+  the posterior encoder, and stays low for a voice that fails to render from content. The lowest is the best save, of
+  those whose pitch is right (see `history`).
 - `eval/mel_posterior`: training's mel loss, on fixed segments.
 - `eval/f0_cents`: mean distance of the pitch curves of render and recording, by the same estimator for both, over the
   frames that are voiced in both; `eval/voicing`: share of frames voiced in one of them only.

@@ -17,6 +17,12 @@ from rvc_engine.environment.files import unlink
 from rvc_engine.workspace.atomic_files import write_atomically
 
 SELECTION_METRIC = "eval/mel"
+PITCH_METRIC = "eval/f0_cents"
+MAX_CENTS = 100.0
+"""Pitch error from which a save cannot be the best while another is below: a semitone, where melodies are wrong."""
+Score = tuple[bool, float]
+"""Score of a save, lower being better: whether its pitch is wrong, and its selection metric."""
+UNMEASURED: Score = (True, math.inf)
 
 
 class Row(BaseModel):
@@ -31,10 +37,15 @@ class Row(BaseModel):
     """Previews, as paths relative to the run's folder."""
 
     @property
-    def score(self) -> float:
-        """Value of the selection metric; lower is better, infinity if not measured."""
+    def score(self) -> Score:
+        """Whether the pitch is wrong, then the value of the selection metric; lower is better.
+
+        A pitch that was not measured, since render and recording are nowhere voiced together, is wrong too.
+        """
         value = self.values.get(SELECTION_METRIC, math.inf)
-        return value if math.isfinite(value) else math.inf
+        if not math.isfinite(value):
+            return UNMEASURED
+        return not self.values.get(PITCH_METRIC, math.inf) <= MAX_CENTS, value
 
 
 class _Contents(BaseModel):
@@ -82,7 +93,7 @@ class EvaluationHistory:
 
     def is_best(self, row: Row) -> bool:
         """Whether no evaluation so far has a better score."""
-        return math.isfinite(row.score) and (self.best is None or row.score <= self.best.score)
+        return row.score != UNMEASURED and (self.best is None or row.score <= self.best.score)
 
     def add(self, row: Row, seconds: float, *, is_best: bool) -> None:
         """Add a row that took `seconds`, replacing one of the same step, and write the file."""

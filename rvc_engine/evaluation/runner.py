@@ -4,7 +4,6 @@ The train stage calls `start` at its beginning and `run` after each save, before
 run resumed from that checkpoint has no evaluation to catch up on. Only the first process of a run does this.
 """
 
-import math
 import time
 
 import torch
@@ -16,7 +15,7 @@ from rvc_engine.data.split import Split
 from rvc_engine.environment.files import unlink
 from rvc_engine.errors import ArtifactInvalid, IncompatibleCheckpoint
 from rvc_engine.evaluation.evaluator import Evaluation, Evaluator
-from rvc_engine.evaluation.history import EvaluationHistory, Row
+from rvc_engine.evaluation.history import UNMEASURED, EvaluationHistory, Row, Score
 from rvc_engine.evaluation.previews import Preview, Sound, write_preview
 from rvc_engine.evaluation.speaker_similarity import SpeakerScorer, installed_scorer
 from rvc_engine.events import Evaluated, PreviewReady
@@ -63,9 +62,9 @@ class EvaluationRunner:
         if not self._workspace.best_file.is_file():
             self._history.best = None
 
-    def score(self, step: int) -> float:
-        """The score of the evaluation at a step; lower is better, infinity where there was none."""
-        return next((row.score for row in self._history.rows if row.step == step), math.inf)
+    def score(self, step: int) -> Score:
+        """The score of the evaluation at a step; lower is better, UNMEASURED where there was none."""
+        return next((row.score for row in self._history.rows if row.step == step), UNMEASURED)
 
     def run(self, model: Synthesizer, progress: TrainProgress) -> None:
         """Evaluate the synthesizer in its current state, unless that takes too much of the run's time."""

@@ -93,6 +93,8 @@ class Finding:
     """Files that it concerns, at most MAX_LISTED; empty for all."""
     values: dict[str, float] = field(default_factory=dict)
     """Numbers in the message."""
+    superfluous: list[str] = field(default_factory=list)
+    """Files that may be left out without a loss, at most MAX_LISTED."""
 
 
 @dataclass(frozen=True)
@@ -314,6 +316,8 @@ def _same_samples(_: Sequence[FileReport], metrics: DatasetMetrics) -> Iterator[
     groups = metrics.same_samples
     if groups:
         num_copies = sum(len(group) - 1 for group in groups)
+        firsts = {group[0] for group in groups}
+        copies = [name for group in groups for name in group[1:] if name not in firsts]  # names may be equal too
         are = "recording is an exact copy" if num_copies == 1 else "recordings are exact copies"
         yield Finding(
             "duplicates",
@@ -322,6 +326,7 @@ def _same_samples(_: Sequence[FileReport], metrics: DatasetMetrics) -> Iterator[
             "keep one of each: in training a copy counts again",
             [name for group in groups for name in group][:MAX_LISTED],
             {"num_files": num_copies},
+            copies[:MAX_LISTED],
         )
 
 

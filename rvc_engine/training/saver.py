@@ -70,8 +70,15 @@ class CheckpointSaver:
         """Log the new save, then delete the saves that `keep_saves` drops."""
         self._report.log(f"saved epoch {completed_epochs(progress)}, step {progress.step}")
         names = [path.relative_to(self._workspace.root).as_posix() for path in files]
+        present = {old.step: self._num_bytes(old) for old in SaveRegistry(self._workspace.root).all()}
         save = Save(step=progress.step, epoch=completed_epochs(progress), files=names)
         for old in SaveRegistry(self._workspace.root).add(save, self._config, self._evaluation.score):
+            megabytes = present.get(old.step, 0) / 1e6
             self._report.log(
-                f"deleted the save of epoch {old.epoch}, step {old.step} (keep_saves={self._config.keep_saves})"
+                f"deleted the save of epoch {old.epoch}, step {old.step} (keep_saves={self._config.keep_saves}): "
+                f"{megabytes:.0f} MB are free again"
             )
+
+    def _num_bytes(self, save: Save) -> int:
+        paths = [self._workspace.root / name for name in save.files]
+        return sum(path.stat().st_size for path in paths if path.is_file())

@@ -106,6 +106,15 @@ class AsyncClient:
         """Report on a dataset's recordings."""
         return await self._transport.get(f"/v1/datasets/{dataset_id}/report", DatasetReport)
 
+    async def derive_dataset(self, dataset_id: str, without: Sequence[str], name: str | None = None) -> DatasetPublic:
+        """Make a dataset of another one's recordings but some, by their names in the report. Nothing is sent or copied.
+
+        `name`: of the new dataset; None: the other one's. Repeated calls return the same dataset.
+        """
+        name = name or (await self.dataset(dataset_id)).name
+        body = {"name": name, "dataset_id": dataset_id, "without": list(without)}
+        return await self._transport.call("POST", "/v1/datasets", DatasetPublic, json=body, is_repeatable=True)
+
     async def delete_dataset(self, dataset_id: str) -> None:
         """Delete a dataset and everything derived from it. Raises ApiError while a job needs it."""
         await self._transport.send("DELETE", f"/v1/datasets/{dataset_id}")

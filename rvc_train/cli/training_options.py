@@ -15,6 +15,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.environment.text_files import read_text
 from rvc_train.cli.validation import validated
 from rvc_train.errors import UsageError
+from rvc_train.schemas.jobs import JOB_DEFAULTS
 
 
 def with_training_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,7 +52,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     """Keyword parameter for a field, with the default None for an option that is not given."""
     option = name.replace("_", "-")
     help_text = " ".join((field.description or "").split())
-    settings: dict[str, Any] = {"help": help_text, "show_default": _shown(field.default), "rich_help_panel": "Training"}
+    settings: dict[str, Any] = {"help": help_text, "rich_help_panel": "Training"}
+    settings["show_default"] = _shown(JOB_DEFAULTS.get(name, field.default))
     kinds = _kinds(field.annotation)
     kind = kinds[0] if len(kinds) == 1 else str  # a number or a text, such as `auto`
     if get_origin(kind) is Literal:

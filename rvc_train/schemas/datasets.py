@@ -67,6 +67,8 @@ class DatasetFinding(ResponseModel):
     """Files concerned, at most 200; empty: all of them."""
     values: dict[str, float] = {}
     """Numbers in the message."""
+    superfluous: list[str] = []
+    """Files that may be left out without a loss, at most 200: copies of others."""
 
 
 class DatasetOverview(ResponseModel):
@@ -128,12 +130,14 @@ def check_code(code: str) -> str:
     return AUTO if code == AUTO else code_page(code).code
 
 
+MAX_WITHOUT = 10_000
+
 ZIP_NAMES = f"Code page of names in zips that are not in UTF-8: `{AUTO}`, or one of {', '.join(CODES)}."
 ZipNames = Annotated[str, Field(max_length=40, description=ZIP_NAMES), AfterValidator(check_code)]
 
 
 class DatasetCreate(RequestModel):
-    """Request to make a dataset, either from a complete upload or from bytes that the server already has."""
+    """Request to make a dataset: from a complete upload, from bytes that the server already has, or from a dataset."""
 
     name: str = Field(min_length=1, max_length=200)
     """Name of the dataset."""
@@ -141,12 +145,19 @@ class DatasetCreate(RequestModel):
     """Id of the upload, the end of its `Location`."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """Hash of a zip or a recording that was uploaded before."""
+    dataset_id: str | None = Field(default=None, max_length=64)
+    """Id of a dataset, of which the new one has all recordings but those in `without`."""
+    without: list[Annotated[str, Field(max_length=400)]] = Field(default=[], max_length=MAX_WITHOUT)
+    """Names of the recordings to leave out, as in the report."""
     zip_names: ZipNames = AUTO
+    """Not for a dataset made from another one, whose names are as they were read there."""
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
-        if (self.upload_id is None) == (self.sha256 is None):
-            raise ValueError("give either upload_id or sha256")
+        if [self.upload_id, self.sha256, self.dataset_id].count(None) != 2:
+            raise ValueError("give one of upload_id, sha256 and dataset_id")
+        if (self.dataset_id is None) == bool(self.without):
+            raise ValueError("give dataset_id with the names of the recordings to leave out in without")
         return self
 
 
@@ -160,7 +171,9 @@ class DatasetPublic(SizedModel):
     reason: str | None
     """Reason why it is invalid, or why its ingestion waits, in a sentence."""
     sha256: str
-    """Hash of the uploaded bytes."""
+    """Hash of the uploaded bytes; of a derived dataset, a digest of its origin's and the names that are left out."""
+    derived_from: str | None = None
+    """Id of the dataset of which it has all recordings but some, and which may have been deleted."""
     zip_names: str = AUTO
     """Code page in which names of zips that are not in UTF-8 are read; `auto`: chosen by the names."""
     num_files: int

@@ -44,6 +44,16 @@ LabelValue = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
 """Text without NUL: PostgreSQL stores one in JSON, and then fails to compare it, for everybody's queries by label."""
 
 
+JOB_DEFAULTS: dict[str, Any] = {"keep_saves": "best", "num_best_saves": 1}
+"""Training options of jobs that differ from the engine's own defaults: a server's disk has the saves of many voices."""
+
+
+def with_job_defaults(config: TrainingConfig) -> TrainingConfig:
+    """The config with `JOB_DEFAULTS` for what was not set; without evaluations only the latest save is kept."""
+    defaults = JOB_DEFAULTS | ({"keep_saves": "latest"} if config.evaluate == "never" else {})
+    return config.model_copy(update={name: defaults[name] for name in defaults.keys() - config.model_fields_set})
+
+
 class JobCreate(RequestModel):
     """Request to submit a job."""
 
@@ -134,6 +144,8 @@ class JobPublic(Forecast):
     owner: str
     name: str
     dataset_id: str
+    dataset_deleted: bool = False
+    """Whether its recordings were deleted, so that it can be neither retried nor continued."""
     status: JobStatus
     stage: str | None
     """slice, pitch, content, train, index or export; null before the first."""

@@ -104,6 +104,15 @@ class Client:
         """Report on a dataset's recordings."""
         return self._transport.get(f"/v1/datasets/{dataset_id}/report", DatasetReport)
 
+    def derive_dataset(self, dataset_id: str, without: Sequence[str], name: str | None = None) -> DatasetPublic:
+        """Make a dataset of another one's recordings but some, by their names in the report. Nothing is sent or copied.
+
+        `name`: of the new dataset; None: the other one's. Repeated calls return the same dataset.
+        """
+        name = name or (self.dataset(dataset_id)).name
+        body = {"name": name, "dataset_id": dataset_id, "without": list(without)}
+        return self._transport.call("POST", "/v1/datasets", DatasetPublic, json=body, is_repeatable=True)
+
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete a dataset and everything derived from it. Raises ApiError while a job needs it."""
         self._transport.send("DELETE", f"/v1/datasets/{dataset_id}")

@@ -28,6 +28,7 @@ from rvc_engine.errors import EngineError
 from rvc_engine.installation import install_command
 from rvc_engine.weights.catalogue import Weights
 from rvc_train.local_servers import is_loopback
+from server.admin.readiness import sqlite_warning
 from server.database.clock import utc_now
 from server.database.engine import (
     SCHEMA_VERSION,
@@ -36,7 +37,6 @@ from server.database.engine import (
     create_engine,
     present_version,
     read_session,
-    sqlite_warning,
 )
 from server.database.tables import Event
 from server.datasets import landlock

@@ -1,5 +1,6 @@
-"""Readiness of the server: a writable database with the current schema, and free disk space."""
+"""Readiness of the server: a writable database with the current schema, and free disk space; an old SQLite is told."""
 
+import sqlite3
 import time
 
 import anyio
@@ -7,7 +8,7 @@ import sqlalchemy as sa
 from anyio.to_thread import run_sync
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.database.engine import SCHEMA_VERSION, check_write, present_version
+from server.database.engine import SAFE_SQLITE, SCHEMA_VERSION, check_write, present_version
 from server.storage.local import Storage
 
 FRESH_SECONDS = 1.0
@@ -49,3 +50,13 @@ class Readiness:
         return (
             "ok" if free >= reserve else f"{free} bytes are free, less than the reserve of {reserve}; free some space"
         )
+
+
+def sqlite_warning(engine: sa.Engine) -> str | None:
+    """Warning about an old SQLite library; None if it is recent enough."""
+    if engine.dialect.name != "sqlite" or sqlite3.sqlite_version_info >= SAFE_SQLITE:
+        return None
+    return (
+        f"SQLite {sqlite3.sqlite_version} is older than 3.51.3, which fixes a rare corruption of the write-ahead log; "
+        "the server avoids it (a single process checkpoints the log). Don't write to the database with other programs."
+    )

@@ -1,13 +1,15 @@
 """Routes of datasets: upload, create, list, delete."""
 
 import hashlib
+import mimetypes
 from collections.abc import Callable
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Annotated
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import AfterValidator
 from starlette.concurrency import run_in_threadpool
 
@@ -28,6 +30,7 @@ from server.database.tables import Dataset
 from server.datasets.admission import is_ingestion_refused
 from server.datasets.service import checked_name
 from server.errors import Conflict, NotFound, UploadRefused, UploadTooLarge
+from server.http.downloads import content_disposition, file_response
 from server.http.lists import Cursors, Limit
 from server.http.problem_details import documented
 from server.http.threads import on_disk
@@ -168,16 +171,20 @@ def _check_size(size: int, context: AppContext) -> None:
 )
 @requires(Scope.SUBMIT)
 async def create_dataset(request: DatasetCreate, response: Response, context: Context) -> DatasetPublic:
-    """Create a dataset from a complete upload, or from bytes that the server has already in another dataset.
+    """Create a dataset from a complete upload, or from what the server has already in another dataset.
 
     Repeating it gives the same dataset. A large one is `ingesting` at first. With `sha256` nothing needs to be sent;
-    404 means that the server does not have these bytes yet.
+    404 means that the server does not have these bytes yet. With `dataset_id` it has the recordings of that dataset but
+    those in `without`; the files are shared.
     """
     principal = require_principal()
     if request.upload_id is not None:
         services, visible_owner = (context.datasets, context.admissions), principal.visible_owner
         source = (request.name, request.upload_id, request.zip_names)
         admit = partial(context.uploads.make_dataset, *services, visible_owner, *source)
+    elif request.dataset_id is not None:
+        derived = (request.name, request.dataset_id, request.without)
+        admit = partial(context.admissions.admit_derived, principal.visible_owner, *derived)
     else:
         stored = (request.name, request.sha256 or "", request.zip_names)
         admit = partial(context.admissions.admit_stored, principal.owner, *stored)
@@ -212,6 +219,42 @@ def get_dataset(dataset_id: str, context: Context) -> DatasetPublic:
 def get_report(dataset_id: str, context: Context) -> DatasetReport:
     """Get the report on the recordings. 409 while they are being validated."""
     return context.datasets.report(dataset_id)
+
+
+_AUDIO = {"content": {"audio/*": {}, "video/*": {}, "application/octet-stream": {}}}
+
+
+@router.get(
+    "/{dataset_id}/recordings/{number}",
+    operation_id="datasets_get_recording",
+    response_class=Response,
+    responses=documented(
+        404,
+        409,
+        416,
+        also={
+            200: {**_AUDIO, "description": "The file"},
+            206: {**_AUDIO, "description": "The requested range"},
+        },
+    ),
+)
+@requires(Scope.READ)
+def get_recording(dataset_id: str, number: Annotated[int, Path(ge=1)], request: Request, context: Context) -> Response:
+    """Get one recording as it was uploaded, by its place in the report, counted from 1. Ranges are supported."""
+    recording = context.datasets.recording(dataset_id, number)
+    media_type = mimetypes.guess_type(recording.path.name)[0] or ""
+    is_media = media_type.startswith(("audio/", "video/"))  # a page of this site must never be a user's file
+    headers = {
+        "Cache-Control": "private, max-age=3600",
+        "Content-Disposition": content_disposition(PurePosixPath(recording.name).name),
+    }
+    return file_response(
+        request,
+        recording.path,
+        recording.path.stat().st_size,
+        media_type=media_type if is_media else "application/octet-stream",
+        headers=headers,
+    )
 
 
 @router.delete("/{dataset_id}", operation_id="datasets_delete", status_code=204, responses=documented(404, 409))

@@ -15,10 +15,11 @@ from rvc_engine.audio.file_rules import FILE_RULES
 from rvc_engine.config import TrainingConfig
 from rvc_engine.environment.torch_builds import gpu_advice
 from rvc_train.schemas.access import Scope
+from rvc_train.schemas.jobs import JOB_DEFAULTS
 from rvc_train.schemas.system import FileRulePublic, Limits, SystemPublic
+from server.admin.readiness import sqlite_warning
 from server.api.authorization import requires
 from server.context import Context
-from server.database.engine import sqlite_warning
 
 router = APIRouter(tags=["server"])
 
@@ -27,7 +28,10 @@ router = APIRouter(tags=["server"])
 @requires(Scope.READ)
 def get_config_schema() -> dict[str, Any]:
     """Get the JSON Schema of a job's `config`, with the description and default of each field."""
-    return TrainingConfig.model_json_schema()
+    schema = TrainingConfig.model_json_schema()
+    for name, default in JOB_DEFAULTS.items():
+        schema["properties"][name]["default"] = default
+    return schema
 
 
 @router.get("/system", operation_id="system_get")

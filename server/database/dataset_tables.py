@@ -43,7 +43,8 @@ class UploadState(StrEnum):
 class Dataset(Table, table=True):
     """Recordings of one voice. Immutable once ingested; a deleted dataset keeps its row, but no file.
 
-    While it is `ingesting`, its bytes are those of the upload that is `admitting`, or another dataset's of its sha256.
+    While it is `ingesting`, its bytes are those of the upload that is `admitting`, or another dataset's of its sha256,
+    or those of the dataset that it is derived from.
     """
 
     __tablename__ = "datasets"
@@ -61,10 +62,15 @@ class Dataset(Table, table=True):
     reason: str | None = None
     """Reason why it is invalid, or why its ingestion waits."""
     sha256: str
+    """Hash of the upload; of a derived dataset a digest of its origin's and the names that it is without."""
+    derived_from: str | None = None
+    """Id of the dataset that it is made of, by leaving recordings out."""
+    without: list[str] | None = Field(default=None, sa_column=nullable_json())
+    """Names of the recordings of that dataset that it does not have."""
     zip_names: str = Field(default=AUTO, sa_column_kwargs={"server_default": AUTO})
     """Code page in which names of zips are read; `auto`: chosen by the names."""
     size: int = Field(sa_type=sa.BigInteger)
-    """Bytes of the upload."""
+    """Bytes of the upload, or of the recordings of a derived dataset."""
     stored_bytes: int | None = Field(default=None, sa_type=sa.BigInteger)
     """Bytes of the unpacked recordings; while these are ingested, the bytes reserved for them. None for datasets before
     schema 0008, which count `size` instead."""

@@ -32,7 +32,7 @@ LARGE_WAL = 64 * 2**20
 """Size in bytes from which the write-ahead log's file is cut off."""
 VERY_LARGE_WAL = 256 * 2**20
 """Size in bytes from which workers checkpoint the log too."""
-SCHEMA_VERSION = "0021"
+SCHEMA_VERSION = "0022"
 """Newest revision in `server/database/migrations`."""
 SAFE_SQLITE = (3, 51, 3)
 _BEGIN = "sqlite_begin"
@@ -286,13 +286,3 @@ def database_name(url: str) -> str:
     query = {name: value for name, value in parsed.query.items() if name in {"host", "port", "dbname"}}
     shown = sa.URL.create(parsed.drivername, parsed.username, None, parsed.host, parsed.port, parsed.database, query)
     return shown.render_as_string()
-
-
-def sqlite_warning(engine: sa.Engine) -> str | None:
-    """Warning about an old SQLite library; None if it is recent enough."""
-    if engine.dialect.name != "sqlite" or sqlite3.sqlite_version_info >= SAFE_SQLITE:
-        return None
-    return (
-        f"SQLite {sqlite3.sqlite_version} is older than 3.51.3, which fixes a rare corruption of the write-ahead log; "
-        "the server avoids it (a single process checkpoints the log). Don't write to the database with other programs."
-    )

@@ -1,10 +1,12 @@
-"""Admission: the rows of a new dataset, made in one transaction from a complete upload or from stored bytes.
+"""Admission: the rows of a new dataset, made in one transaction from a complete upload, stored bytes or a dataset.
 
 What can be checked at once is checked here: names, limits and the directory of an archive, the owner's quota, the room
 on the disk, which are reserved by the dataset's row. Its recordings are then ingested in the background. An upload
 that is not admitted is whole, and can be tried again.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,6 +17,8 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from rvc_engine.audio.recordings import list_recordings
+from rvc_engine.errors import InvalidDataset
 from rvc_engine.names.code_pages import AUTO
 from rvc_train.schemas.datasets import DatasetStatus
 from server.auth.audit import record
@@ -24,7 +28,7 @@ from server.database.tables import Dataset, Job, Upload, UploadState, change_upl
 from server.datasets.ingest import unpacked_bytes
 from server.datasets.service import checked_name
 from server.datasets.zips import UnpackLimits
-from server.errors import Gone, NoSpace, NotFound, UploadRefused, UploadTooLarge
+from server.errors import Conflict, Gone, NoSpace, NotFound, Refused, UploadRefused, UploadTooLarge
 from server.settings import ServerSettings
 from server.storage.local import Storage, is_disk_full
 from server.storage.reservations import Reservations
@@ -114,6 +118,56 @@ class Admissions:
             dataset = same or self._new(new_id("ds"), source, name, twin.size)
             self._have_ingested(session, dataset, num_bytes)
             return dataset, True
+
+    def admit_derived(
+        self, visible_owner: str | None, name: str, dataset_id: str, without: list[str]
+    ) -> tuple[Dataset, bool]:
+        """Make a dataset of another one's recordings, but those of some names; and whether it is new.
+
+        Repeated calls return the same one. Raises NotFound, Conflict while the other one is ingested, Refused for names
+        that it does not have or when nothing is left, and the errors of `admit`.
+        """
+        name = checked_name(name)
+        origin = self._origin(visible_owner, dataset_id)
+        num_bytes = self._bytes_without(origin, without)
+        names = sorted(set(without))
+        digest = hashlib.sha256(json.dumps([origin.sha256, names]).encode()).hexdigest()
+        source = Source(origin.owner, digest, origin.zip_names)
+        with write_session(self._engine) as session:
+            advisory_lock(session, f"datasets of {origin.owner}")
+            same = find_same(session, source, name)
+            if same is not None and not is_ingestion_refused(same):
+                return same, False
+            dataset = same or self._new(new_id("ds"), source, name, num_bytes)
+            dataset.derived_from, dataset.without = origin.id, names
+            self._have_ingested(session, dataset, num_bytes)
+            return dataset, True
+
+    def _origin(self, visible_owner: str | None, dataset_id: str) -> Dataset:
+        with read_session(self._engine) as session:
+            origin = session.get(Dataset, dataset_id)
+        is_visible = origin is not None and visible_owner in {None, origin.owner}
+        if origin is None or not is_visible or origin.deleted_at is not None:
+            raise NotFound(f"there is no dataset {dataset_id}")
+        if not origin.num_files:
+            raise Conflict(f"the recordings of {dataset_id} are being unpacked; try again in a moment")
+        return origin
+
+    def _bytes_without(self, origin: Dataset, without: list[str]) -> int:
+        """Bytes of the recordings that are left. Raises Refused, and NotFound for a dataset deleted meanwhile."""
+        try:
+            recordings = list_recordings(self._storage.dataset_folder(origin.id))
+            known = {recording.name for recording in recordings}
+            for place, name in enumerate(without):
+                if name not in known:
+                    raise Refused(f"the dataset {origin.id} has no recording {name!r}", f"/without/{place}")
+            left = [recording for recording in recordings if recording.name not in set(without)]
+            if not left:
+                raise Refused("no recording would be left; leave out fewer", "/without")
+            return sum(recording.path.stat().st_size for recording in left)
+        except (InvalidDataset, FileNotFoundError) as error:
+            dataset_id = origin.id
+            raise NotFound(f"there is no dataset {dataset_id}") from error
 
     def discard_refused(self, dataset_id: str) -> None:
         """Delete a dataset whose ingestion was refused, unless a job names it: its only user has the reason already."""

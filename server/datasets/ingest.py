@@ -7,18 +7,20 @@ in the report. Links are never followed. What zips are rejected: `zips.py`.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from rvc_engine.audio.file_rules import LeftOut, left_out_text
-from rvc_engine.audio.recordings import MANIFEST
+from rvc_engine.audio.recordings import MANIFEST, list_dataset
 from rvc_engine.names.code_pages import AUTO
 from server.datasets.zips import Member, UnpackLimits, ZipContent, ZipReader
 from server.errors import UploadRefused, UploadTooLarge
 from server.storage.local import link_or_copy
 
+CHOSEN = "chosen"
+"""Code of the reason of files that their owner leaves out."""
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 OTHER_ARCHIVE_MAGICS = (
     b"7z\xbc\xaf\x27\x1c",
@@ -80,6 +82,28 @@ def ingest(
     notes = [f"left out: {left_out_text(others)}; the report names all"] if others else []
     notes = [*content.notes, *notes]
     return IngestResult(len(stored), sum(path.stat().st_size for path in folder.iterdir()), notes)
+
+
+def derive(
+    source: Path, without: Collection[str], folder: Path, check: Callable[[], None] = lambda: None
+) -> IngestResult:
+    """Link the recordings of another dataset into `folder`, but those of some names, with their manifest.
+
+    `check` is called for each recording, and may raise. Raises FileNotFoundError or InvalidDataset for a dataset that
+    is deleted meanwhile.
+    """
+    files = list_dataset(source)
+    folder.mkdir(parents=True)
+    stored, left_out = [], files.left_out
+    for recording in files.recordings:
+        check()
+        if recording.name in without:
+            left_out.append(LeftOut(recording.name, "left out by choice", CHOSEN))
+        else:
+            link_or_copy(recording.path, folder / recording.path.name)
+            stored.append((recording.path.name, recording.name))
+    _write_manifest(folder, stored, left_out)
+    return IngestResult(len(stored), sum(path.stat().st_size for path in folder.iterdir()))
 
 
 def _is_zip(upload: Path) -> bool:

@@ -7,6 +7,7 @@ a killed server left is thus found by its row: the ingestion starts again, in an
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -14,11 +15,12 @@ import structlog
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from rvc_engine.errors import InvalidDataset
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Upload, UploadState, change_upload
 from server.datasets.admission import Admissions, Source, find_twin, full_disk_as_no_space
-from server.datasets.ingest import IngestResult, ingest
+from server.datasets.ingest import IngestResult, derive, ingest
 from server.datasets.service import DatasetService
 from server.datasets.turns import OwnerTurns
 from server.errors import NoSpace, NotFound, Refused, UploadRefused
@@ -88,7 +90,7 @@ class Ingestion(OwnerTurns):
         with full_disk_as_no_space():
             if twin is None or not self._copy(twin, folder):
                 twin = None
-                result = self._unpack(upload_id, dataset, folder)
+                result = self._made(upload_id, dataset, folder)
             else:
                 result = IngestResult(twin.num_files, twin.stored_bytes or twin.size, twin.notes)
             self._storage.commit_folder(folder, self._storage.dataset_folder(dataset.id))
@@ -100,10 +102,20 @@ class Ingestion(OwnerTurns):
             self._storage.upload_file(upload_id).unlink(missing_ok=True)
         logger.info("dataset ingested", dataset_id=dataset.id, num_files=result.num_files)
 
-    def _unpack(self, upload_id: str | None, dataset: Dataset, folder: Path) -> IngestResult:
+    def _made(self, upload_id: str | None, dataset: Dataset, folder: Path) -> IngestResult:
+        """Write the recordings of an upload, or those of the dataset that it is derived from. Raises UploadRefused."""
+        deleted = UploadRefused("the recordings were deleted before they could be copied; upload them again")
+        if dataset.derived_from is not None:
+            source = self._storage.dataset_folder(dataset.derived_from)
+            try:
+                made = derive(source, set(dataset.without or ()), folder, self._check_stopping)
+                origin = self._datasets.get(dataset.derived_from)  # not deleted yet, so no file was missing above
+            except (FileNotFoundError, InvalidDataset, NotFound) as error:
+                raise deleted from error
+            return replace(made, notes=origin.notes)
         upload = None if upload_id is None else self._storage.upload_file(upload_id)
         if upload is None or not upload.exists():
-            raise UploadRefused("the recordings were deleted before they could be copied; upload them again")
+            raise deleted
         limits = self._admissions.limits()
         return ingest(upload, dataset.name, folder, limits, self._check_stopping, dataset.zip_names)
 

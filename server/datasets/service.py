@@ -7,6 +7,8 @@ import sqlalchemy as sa
 import structlog
 from sqlmodel import col, select
 
+from rvc_engine.audio.recordings import Recording, list_recordings
+from rvc_engine.errors import InvalidDataset
 from rvc_engine.names.voices import check_dataset_name
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
 from rvc_train.schemas.jobs import JobStatus
@@ -59,6 +61,18 @@ class DatasetService:
         if dataset.report is None:
             raise Conflict("the dataset is being examined; try again in a moment")
         return DatasetReport.model_validate(dataset.report)
+
+    def recording(self, dataset_id: str, number: int) -> Recording:
+        """The recording of a number, in the order of the report, from 1. Raises NotFound, and Conflict before."""
+        if not self.get(dataset_id).num_files:
+            raise Conflict("the recordings are being unpacked; try again in a moment")
+        try:
+            recordings = list_recordings(self._storage.dataset_folder(dataset_id))
+        except InvalidDataset as error:
+            raise NotFound(f"there is no dataset {dataset_id}") from error
+        if number > len(recordings):
+            raise NotFound(f"the dataset {dataset_id} has {len(recordings)} recordings; there is no number {number}")
+        return recordings[number - 1]
 
     def delete(self, dataset_id: str) -> None:
         """Delete the recordings and their stage results. Raises Conflict while a job needs them.

@@ -11,7 +11,7 @@ from rvc_engine.errors import InvalidConfig, MissingWeights
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline.required_weights import check_weights
 from rvc_train.schemas.datasets import DatasetStatus
-from rvc_train.schemas.jobs import Range
+from rvc_train.schemas.jobs import Range, with_job_defaults
 from rvc_train.schemas.queue import EstimateRequest, JobEstimate
 from server.auth.quotas import Quotas
 from server.database.engine import read_session
@@ -35,7 +35,7 @@ class EstimateService:
 
     def estimate(self, request: EstimateRequest, *, owner: str, visible_owner: str | None) -> JobEstimate:
         """Estimate a job. Refused when its dataset is unknown or unusable, as for the job itself."""
-        config, now = request.config, self._clock()
+        config, now = with_job_defaults(request.config), self._clock()
         with read_session(self._engine) as session:
             dataset = usable_dataset(session, request.dataset_id, visible_owner)
             workers = self._estimator.live_workers(session, now)

@@ -11,7 +11,7 @@ from rvc_engine.errors import FailureCode
 from rvc_engine.pipeline.required_weights import missing_files
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.events import EventType
-from rvc_train.schemas.jobs import JobCreate, JobStatus, RetryFrom
+from rvc_train.schemas.jobs import JobCreate, JobStatus, RetryFrom, with_job_defaults
 from server.auth.audit import record
 from server.auth.quotas import Quotas
 from server.database.engine import read_session, write_session
@@ -156,8 +156,9 @@ class Submissions:
     ) -> Job:
         """Add the rows of a job: its own, its webhook's, the first event and the audit entry."""
         now = self._store.clock()
-        fields = request.model_dump(mode="json", exclude={"webhook"})
-        job = Job(**fields, id=job_id, owner=owner, created_at=now, not_before=AT_ONCE)
+        config = with_job_defaults(request.config).model_dump(mode="json")
+        fields = request.model_dump(mode="json", exclude={"webhook", "config"})
+        job = Job(**fields, config=config, id=job_id, owner=owner, created_at=now, not_before=AT_ONCE)
         if request.fetch_weights and self._storage and missing_files(request.config, self._storage.weights_folder):
             job.weights_progress = 0.0
         origin = {}

@@ -127,3 +127,64 @@ def test_progress_is_in_the_tab_and_a_pause_is_no_attempt(house: Any, visit: Any
     expect(page.locator("#facts")).not_to_contain_text(re.compile("attempt|tried again", re.IGNORECASE))
     station.client.cancel(job.id)
     expect(page).to_have_title(re.compile("^Cancelled · dora"))
+
+
+TELLING = """
+window.told = [];
+window.Notification = class extends Notification {
+  constructor(title, options) {
+    super(title, options);
+    told.push(title);
+  }
+};
+"""
+
+
+def test_who_wishes_so_is_notified_at_the_end(house: Any, visit: Any) -> None:
+    station = house.station
+    station.follow_script(["train", 400, 0.2, 100])
+    visitor = visit(station)
+    page = visitor.page
+    visitor.context.grant_permissions(["notifications"], origin=station.url)
+    page.add_init_script(TELLING)
+    job = station.submit(house.dataset, name="emil")
+    visitor.open(f"/jobs/{job.id}")
+    page.get_by_label("Notify me when it ends").check()
+    expect(page.locator("#status")).to_have_text("Running")
+    station.client.cancel(job.id)
+    expect(page.locator("#status")).to_have_text("Cancelled")
+    assert page.evaluate("() => told") == ["emil: Cancelled"]
+
+
+def test_the_disk_of_a_voice_is_shown_and_freed_by_one_button(house: Any, visit: Any) -> None:
+    station = house.station
+    station.follow_script(["train", 2, 0.01, 1], *station.MAKE_VOICE)
+    job = station.wait_for(station.submit(house.dataset, name="bulky"), "succeeded", "failed")
+    visitor = visit(station)
+    page = visitor.page
+    visitor.open("/?search=bulky")
+    line = page.locator(".voice")
+    expect(line).to_contain_text(re.compile(r"\d.* [kM]B on disk"))
+    line.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.locator(".toast")).to_contain_text(re.compile(r"bulky was deleted: .* [kM]B are free again"))
+    assert station.http.get(f"/v1/jobs/{job.id}").status_code == 404
+
+
+def test_without_its_recordings_a_voice_is_not_continued_and_says_why(house: Any, visit: Any) -> None:
+    station = house.station
+    station.follow_script(["train", 2, 0.01, 1], *station.MAKE_VOICE)
+    dataset = station.upload(station.samples / "vm-review.flac", name="gone")
+    job = station.wait_for(station.submit(dataset, name="gone"), "succeeded", "failed")
+    visitor = visit(station)
+    page = visitor.page
+    visitor.open(f"/jobs/{job.id}")
+    expect(page.get_by_role("button", name="Continue training")).to_be_enabled()
+    station.client.delete_dataset(job.dataset_id)
+    page.reload()
+    button = page.get_by_role("button", name="Continue training")
+    expect(button).to_be_disabled()
+    expect(button).to_have_attribute("title", re.compile("recordings of this voice were deleted"))
+    expect(page.locator("#recordings-deleted")).to_contain_text("other recordings")
+    page.get_by_role("button", name="Copy settings").click()  # for other recordings
+    expect(page.locator("#about")).to_contain_text("deleted")

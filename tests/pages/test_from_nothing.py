@@ -169,3 +169,22 @@ def test_a_failed_download_is_one_sentence_and_files_of_an_installation_help(
     page.locator("#needs-files").set_input_files(folder)
     expect(page.locator("#needs")).to_be_hidden(timeout=SLOW)
     expect(page.locator("#submit")).to_have_text("Start training")
+
+
+def test_the_amount_of_training_fits_a_worker_that_comes_after_the_page(
+    open_station: Callable[..., Any], visit: Any, token: str, tmp_path: Path
+) -> None:
+    station = open_station(tmp_path / "late", token)
+    try:
+        station.start_server()
+        visitor = visit(station)
+        page = visitor.page
+        visitor.open("/new")
+        expect(page.locator("#settings [data-name=width]")).to_be_attached()
+        expect(page.locator("input[name=effort][value=normal]")).to_be_checked()
+        station.start_worker()
+        station.wait_until(lambda: bool(station.client.workers()), "a worker")
+        page.locator("#choose-files").set_input_files(station.samples / "vm-review.flac")
+        expect(page.locator("input[name=effort][value=try]")).to_be_checked(timeout=60_000)
+    finally:
+        station.close()

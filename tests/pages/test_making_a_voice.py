@@ -29,6 +29,7 @@ def house(open_station: Callable[..., Any], token: str, tmp_path: Path) -> Itera
 def choose(page: Page, name: str, value: str) -> None:
     """Set an option under "all settings"."""
     field = page.locator(f"#settings [data-name={name}]").locator("input, select")
+    field.evaluate("(one) => { one.closest('details').open = true; }")
     if field.evaluate("(one) => one.tagName") == "SELECT":
         field.select_option(value)
     else:

@@ -1,5 +1,7 @@
 """Recordings brought to the page "New voice", and what it says of them and of wrong choices."""
 
+import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,13 @@ def test_an_upload_goes_on_after_a_restart_and_a_reload_and_is_not_sent_twice(
     sent: list[int] = []
     page.on("request", lambda request: sent.append(_offset(request)) if request.method == "PATCH" else None)
     expect(page.locator("#unfinished")).to_contain_text("was interrupted")
+    page.evaluate(
+        """() => {
+          const bar = document.getElementById("sending-bar");
+          window.shares = [];
+          new MutationObserver(() => shares.push(bar.value)).observe(bar, { attributes: true });
+        }"""
+    )
     open_house.server.kill()
     open_house.server.wait()
     page.locator("#choose-folder").set_input_files(folder)
@@ -145,12 +154,36 @@ def test_an_upload_goes_on_after_a_restart_and_a_reload_and_is_not_sent_twice(
     assert page.evaluate("() => Object.keys(JSON.parse(localStorage['rvc-uploads'])).length") == 0
     assert sent
     assert min(sent) >= 4 << 20, "the first piece came before"
+    assert page.evaluate("() => shares.find((share) => share > 0)") > 0.5, "the bar begins at what is there"
 
     sent.clear()
     _open(page, open_house.url)
     page.locator("#choose-folder").set_input_files(folder)
     expect(page.locator("#report-state")).to_have_text("Usable")
     assert sent == [], "the very same bytes are there"
+
+
+def test_a_slow_upload_shows_its_speed_and_a_second_tab_waits_for_it(
+    open_house: Any, new_voice: Page, tmp_path: Path
+) -> None:
+    page, folder = new_voice, _folder(tmp_path / "slow")
+    line = page.context.new_cdp_session(page)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 300_000}
+    line.send("Network.enable")
+    line.send("Network.emulateNetworkConditions", slow)
+    page.locator("#choose-folder").set_input_files(folder)
+    page.wait_for_function(
+        "() => { const { value } = document.getElementById('sending-bar'); return value > 0.02 && value < 0.5; }"
+    )
+    expect(page.locator("#sending-state")).to_have_text(re.compile(r"\d.*B · \d+% · [\d.]+ .B/s · about "))
+
+    other = page.context.new_page()
+    _open(other, open_house.url)
+    other.locator("#choose-folder").set_input_files(folder)
+    expect(other.locator("#sending-state")).to_contain_text("being sent in another tab")
+    line.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": -1})
+    for tab in (page, other):
+        expect(tab.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
 
 
 def _offset(request: Any) -> int:
@@ -171,3 +204,50 @@ def test_a_zip_is_taken_and_what_is_no_recording_is_refused_in_words(new_voice: 
     page.locator("#choose-files").set_input_files(tmp_path / "take.zip")
     expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
     expect(page.locator("#submit")).to_be_enabled()
+
+
+def test_recordings_are_played_and_copies_and_bad_ones_left_out_and_put_back(
+    open_house: Any, new_voice: Page, tmp_path: Path
+) -> None:
+    page, samples = new_voice, open_house.samples
+    folder = tmp_path / "lena"
+    folder.mkdir()
+    for name, source in {"a.flac": "vm-review", "copy of a.flac": "vm-review", "b.flac": "vm-newuser"}.items():
+        shutil.copy(samples / f"{source}.flac", folder / name)
+    soundfile.write(folder / "c.aiff", soundfile.read(samples / "vm-intro.flac")[0], 16_000)
+    page.locator("#choose-folder").set_input_files(folder)
+    expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
+
+    copies = page.locator("#findings li", has_text="Duplicate recordings")
+    copies.get_by_role("button", name="lena/a.flac", exact=True).click()
+    playing = (
+        "() => { const audio = document.getElementById('player-audio'); return !audio.paused && audio.currentTime; }"
+    )
+    page.wait_for_function(playing)
+    expect(page.locator("#player-name")).to_have_text("lena/a.flac")
+    page.locator("#files > summary").click()
+    button = page.get_by_role("button", name="Play lena/a.flac")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "false")
+    page.get_by_role("button", name="Play lena/c.aiff").click()
+    expect(page.locator("#player-fault")).to_contain_text("can't play")
+    box = page.locator("#overview canvas").bounding_box()
+    page.locator("#overview canvas").click(position={"x": box["width"] - 8, "y": 20})
+    expect(page.locator("#player-name")).to_have_text("lena/copy of a.flac")
+    page.wait_for_function("() => document.getElementById('player-audio').currentTime > 1")
+
+    copies.get_by_role("button", name="Leave out the duplicate").click()
+    expect(page.locator("#measures")).to_contain_text("3 / 3", timeout=SLOW)
+    expect(page.locator("#findings")).not_to_contain_text("Duplicate recordings")
+    expect(page.locator("#files-list tr", has_text="copy of a.flac")).to_contain_text("left out by you")
+    page.get_by_role("checkbox", name="Leave out lena/c.aiff").check()
+    page.get_by_role("button", name="Leave out 1 recording").click()
+    expect(page.locator("#measures")).to_contain_text("2 / 2", timeout=SLOW)
+    expect(page.locator("#submit")).to_be_enabled()
+    expect(page).to_have_url(re.compile("dataset=ds_"))
+    page.get_by_role("button", name="Put back").click()
+    expect(page.locator("#measures")).to_contain_text("3 / 3")
+    page.get_by_role("button", name="Put back").click()
+    expect(page.locator("#measures")).to_contain_text("4 / 4")
+    expect(page.get_by_role("button", name="Put back")).to_be_hidden()

@@ -1,5 +1,6 @@
 """Signing in by a link with a code, and to two servers of one machine."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,22 @@ def test_a_link_signs_in_once_and_leaves_no_code_in_the_address(open_house: Any,
     page.get_by_label("Token").fill(open_house.token)
     page.get_by_role("button", name="Sign in").click()
     expect(page).to_have_url(f"{open_house.url}/server")
+
+
+def test_the_token_is_typed_at_once_and_a_wrong_one_is_typed_over(open_house: Any, visit: Any) -> None:
+    visitor = visit(open_house, signed_in=False)
+    visitor.forgive("401")
+    page = visitor.page
+    visitor.open("/new")
+    expect(page).to_have_url(re.compile(r"/sign-in\?next=%2Fnew"))
+    expect(page.get_by_label("Token")).to_be_focused()
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(0)
+    page.keyboard.type("a token of another server")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_be_visible()
+    page.keyboard.type(open_house.token)  # over the wrong one, which is selected
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(f"{open_house.url}/new")
 
 
 @pytest.fixture

@@ -49,6 +49,10 @@ def upload(
             zip_names=zip_names,
         )
     content = f"{size(dataset.size)} in {_files(dataset.num_files)}" if dataset.num_files else size(dataset.size)
+    _show_made(session, dataset, content)
+
+
+def _show_made(session: Session, dataset: DatasetPublic, content: str) -> None:
     text = f"{dataset.id}  {dataset.name}  {content}, {dataset.status}"
     notes = "".join(f"\nnote: {note}" for note in dataset.notes)
     session.output.result(dataset, f"{text}{notes}\nmake a voice with: rvc-train submit {dataset.id} --name VOICE")
@@ -145,6 +149,18 @@ def report(session: Session, dataset: DatasetArgument) -> None:
     if not found.findings:  # a report of an older version
         for text in found.warnings:
             session.output.note(f"warning: {text}")
+
+
+@app.command(cls=ApiCommand)
+def without(
+    session: Session,
+    dataset: DatasetArgument,
+    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Names of recordings, as in the report.")],
+    name: Annotated[str | None, typer.Option(help="Name of the new dataset. Default: the same.")] = None,
+) -> None:
+    """Make a dataset without some recordings of another one, such as duplicates; the files are shared."""
+    made = session.client.derive_dataset(session.client.find_dataset(dataset).id, files, name)
+    _show_made(session, made, _files(made.num_files))
 
 
 @app.command(cls=ApiCommand)

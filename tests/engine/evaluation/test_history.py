@@ -34,6 +34,19 @@ def test_the_lowest_is_the_best_and_all_of_it_is_there_in_the_next_attempt(tmp_p
     assert (again.rows, again.best, again.spent_seconds) == (kept.rows, row(2, 20.0), 3.0)
 
 
+def sung(step: int, mel: float, cents: float) -> Row:
+    return Row(step=step, epoch=step, values={"eval/mel": mel, "eval/f0_cents": cents})
+
+
+def test_a_save_of_a_wrong_pitch_is_not_the_best_beside_one_of_a_right_pitch(tmp_path: Path) -> None:
+    kept = history(tmp_path)
+    rows = [sung(1, 120.0, 300.0), sung(2, 110.0, 1063.0), sung(3, 130.0, 40.0), sung(4, 106.0, 1063.0)]
+    assert [add(kept, each) for each in rows] == [True, True, True, False]
+    assert not add(kept, row(5, 100.0)), "nothing of it is voiced where the recording is"
+    assert [add(kept, each) for each in (sung(6, 129.0, 99.0), sung(7, 129.5, 5.0))] == [True, False]
+    assert history(tmp_path).best == sung(6, 129.0, 99.0)
+
+
 def test_a_step_done_again_replaces_its_row(tmp_path: Path) -> None:
     kept = history(tmp_path)
     for each in (row(1, 30.0), row(2, 20.0), row(2, 22.0)):

@@ -58,6 +58,7 @@ WANTED = {
     "GET /v1/datasets": READ,
     "GET /v1/datasets/{dataset_id}": READ,
     "GET /v1/datasets/{dataset_id}/report": READ,
+    "GET /v1/datasets/{dataset_id}/recordings/{number}": READ,
     "DELETE /v1/datasets/{dataset_id}": SUBMIT,
     "POST /v1/jobs": SUBMIT,
     "GET /v1/jobs": READ,
@@ -146,7 +147,7 @@ def test_each_scope_opens_just_its_doors(guarded: Any, holder: Callable[..., htt
 
 def path_of(pattern: str, **ids: str) -> str:
     """A path of this pattern; parameters that are not in `ids` name nothing that exists."""
-    ids = {"upload_id": "upl_" + "0" * 32} | ids
+    ids = {"upload_id": "upl_" + "0" * 32, "number": "1"} | ids
     return re.sub(r"\{(\w+)\}", lambda part: ids.get(part[1], "nothing"), pattern)
 
 

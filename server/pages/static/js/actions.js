@@ -17,8 +17,8 @@ const DEEDS = {
   pause: { fits: (job) => ["queued", "running"].includes(job.status), run: pause },
   resume: { fits: (job) => job.status === "paused", run: (job) => post(path(job, "/resume")) },
   cancel: { fits: (job) => !isOver(job) && job.status !== "cancelling", run: cancel, danger: true },
-  retry: { fits: (job) => ["failed", "cancelled"].includes(job.status), run: retry },
-  more: { fits: (job) => job.status === "succeeded", run: (job) => location.assign(at(`/new?retry=${job.id}`)) },
+  retry: { fits: (job) => ["failed", "cancelled"].includes(job.status), needsRecordings: true, run: retry },
+  more: { fits: (job) => job.status === "succeeded", needsRecordings: true, run: (job) => location.assign(at(`/new?retry=${job.id}`)) },
   clone: { fits: isOver, run: (job) => location.assign(at(`/new?clone=${job.id}`)) },
   delete: { fits: isOver, run: erase, danger: true },
 };
@@ -61,14 +61,14 @@ export const requestOf = (name, job) => (name === "delete" ? remove(path(job)) :
 /** Put the buttons of a job's possible actions into `place`; `after` runs after an action. None for read-only callers. */
 export async function showActions(place, job, after) {
   const names = (await may("submit")) ? Object.keys(DEEDS).filter((name) => DEEDS[name].fits(job)) : [];
-  if (place.dataset.names === names.join()) {
-    place.job = job;
-    return;
-  }
-  place.dataset.names = names.join();
   place.job = job;
+  const present = `${names.join()} ${job.dataset_deleted}`;
+  if (place.dataset.present === present) return;
+  place.dataset.present = present;
   place.replaceChildren(...names.map((name) => {
-    const button = h("button", { type: "button", class: DEEDS[name].danger ? "danger" : null }, t(`action.${name}`));
+    const isVain = job.dataset_deleted && DEEDS[name].needsRecordings;
+    const looks = { class: DEEDS[name].danger ? "danger" : null, disabled: isVain, title: isVain ? t("job.recordings_deleted") : null };
+    const button = h("button", { type: "button", ...looks }, t(`action.${name}`));
     button.addEventListener("click", async () => {
       button.disabled = true;
       await attempt(() => DEEDS[name].run(place.job));

@@ -1,7 +1,7 @@
-// The server's public API, as any other program uses it. Errors have the server's text.
+// The server's public API, as any other program uses it. Errors have the server's text, in the page's language.
 
 import { at } from "./dom.js";
-import { t } from "./words.js";
+import { language, t } from "./words.js";
 
 /** An error answer of the server; `problem` is its RFC 9457 body. */
 export class ApiError extends Error {
@@ -23,7 +23,7 @@ const known = new Map();
 
 /** One request's answer. Throws Unreachable; without a token, redirects to sign in. */
 async function send(method, path, { body, headers = {}, signal } = {}) {
-  const sent = { method, headers: { Accept: "application/json", ...headers }, signal, credentials: "same-origin" };
+  const sent = { method, headers: { Accept: "application/json", "Accept-Language": language, ...headers }, signal, credentials: "same-origin" };
   if (body !== undefined) {
     sent.body = JSON.stringify(body);
     sent.headers["Content-Type"] = "application/json";

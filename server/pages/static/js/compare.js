@@ -2,6 +2,7 @@
 
 import { all, get, withQuery } from "./api.js";
 import { byId, h } from "./dom.js";
+import { labelOf, wordOf } from "./new/settings.js";
 import { scoreText, verdict } from "./saves.js";
 import { attempt } from "./shell.js";
 import { ago, t } from "./words.js";
@@ -85,7 +86,7 @@ export class Compared {
       [t("job.compare_save"), (one) => (one.best ? t("job.save_name", one.best) : "–")],
       ...SCORES.map((key) => [t(`score.${key}`), (one) => (one.best ? scoreText(one.best.scores, key) : "–")]),
       [t("job.verdict"), (one) => { const word = one.best && verdict(one.best.scores); return word ? t(`verdict.${word}`) : "–"; }],
-      ...this.differing(runs).map((key) => [t(`config.${key}`), (one) => JSON.stringify(one.job.config[key] ?? null).replaceAll('"', "")]),
+      ...this.differing(runs).map((key) => [labelOf(key), (one) => wordOf(key, one.job.config[key] ?? null)]),
     ].map(([name, value]) => [name, runs.map(value)]).filter(([, values]) => values.some((value) => value !== "–"));
     byId("compared-rows").replaceChildren(...rows.map(([name, values]) =>
       h("tr", {}, h("th", { scope: "row" }, name), values.map((value) => h("td", {}, value)))));

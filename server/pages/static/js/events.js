@@ -1,4 +1,4 @@
-// Events in the reader's language: by their type and values. Warnings, and types of a newer server, have the server's text.
+// Events in the reader's language: by their type and values. Others have the server's text, which is in that language too.
 
 import { duration, figure, has, t } from "./words.js";
 
@@ -22,9 +22,7 @@ export function eventText({ type, data, message }) {
     case "paused":
       if (data.code && has(`failure.${data.code}`)) return t(`event.${type}_after`, { what: t(`failure.${data.code}`) });
       return type === "paused" ? t("event.paused") : message;
-    case "queued":
-      return message === "waiting for a worker" ? t("event.queued") : t("event.queued_again");
     default:
-      return has(`event.${type}`) ? t(`event.${type}`) : message;
+      return has(`event.${type}`) ? t(`event.${type}`) : message.charAt(0).toUpperCase() + message.slice(1);
   }
 }

@@ -6,6 +6,7 @@ import { Compared } from "./compare.js";
 import { at, byId, h, keyed, root, setText } from "./dom.js";
 import { eventText } from "./events.js";
 import { loadFiles } from "./files.js";
+import { labelOf, wordOf } from "./new/settings.js";
 import { Log } from "./log.js";
 import { Saves } from "./saves.js";
 import { attempt } from "./shell.js";
@@ -70,6 +71,7 @@ function showFailure() {
     setText(byId("failure-message"), message);
     setText(byId("failure-advice"), has(`advice.${code}`) ? t(`advice.${code}`) : code);
   }
+  byId("recordings-deleted").hidden = !job.dataset_deleted || !isOver(job);
   byId("notice").hidden = !job.content_notice || ["failed", "cancelled"].includes(job.status);
   const isOwn = job.config.content === "whisper-tiny" || job.config.content === "local"; // for SPIN the server has a longer warning
   setText(byId("notice"), isOwn ? t("job.content_notice", { encoder: job.config.content }) : job.content_notice ?? "");
@@ -148,16 +150,10 @@ async function showConfig() {
   const properties = (await retryUnreachable(() => get("/v1/config-schema"))).properties ?? {};
   const isOwn = ([key, value]) => !(key in properties) || JSON.stringify(properties[key].default ?? null) !== JSON.stringify(value);
   const all = Object.entries(job.config);
-  const line = ([key, value]) => h("div", {}, h("dt", { title: key }, has(`config.${key}`) ? t(`config.${key}`) : key), h("dd", {}, worded(value)));
+  const line = ([key, value]) => h("div", {}, h("dt", { title: key }, labelOf(key)), h("dd", {}, wordOf(key, value)));
   byId("config").replaceChildren(...all.filter(isOwn).map(line));
   byId("usual").replaceChildren(...all.filter((one) => !isOwn(one)).map(line));
   byId("config-usual").hidden = byId("usual").children.length === 0;
-}
-
-function worded(value) {
-  if (value === null) return t("job.none");
-  if (typeof value === "boolean") return value ? t("job.yes") : t("job.no");
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
 // --- events

@@ -154,12 +154,13 @@ async function use(found) {
   if (!isNameOwn) form.elements.name.value = found.name.replace(/[\\/]/g, " ").slice(0, 100);
   keepInAddress(found.id);
   byId("chosen").hidden = false;
-  byId("chosen").textContent = t("new.chosen", { name: found.name });
+  byId("chosen").replaceChildren(t("new.chosen", { name: found.name }), " ", found.derived_from && !retryOf
+    ? h("button", { type: "button", onclick: () => attempt(async () => use(await get(`/v1/datasets/${found.derived_from}`))) }, t("new.put_back")) : "");
   byId("drop").classList.add("small");
   save();
   const { id } = found;
   for (;;) {
-    report = await retryUnreachable(() => showReport(dataset, retryOf ? null : advise));
+    report = await retryUnreachable(() => showReport(dataset, retryOf ? null : advise, retryOf ? null : use));
     ready();
     if (dataset.id !== id || !isUnderWay(dataset)) break;
     await new Promise((resolve) => { setTimeout(resolve, 700); });
@@ -167,6 +168,7 @@ async function use(found) {
     if (dataset.id !== id) return;
     dataset = newer;
   }
+  await chooseForMachine(); // the worker may have come later than the page
   estimateSoon();
 }
 
@@ -334,6 +336,7 @@ async function takeOver() {
   const other = query.get("retry") ?? query.get("clone");
   if (!other) return;
   const job = await get(`/v1/jobs/${encodeURIComponent(other)}`);
+  isEffortOpen = false;
   form.elements.name.value = job.name;
   isNameOwn = true;
   form.elements.priority.value = job.priority;
@@ -355,19 +358,23 @@ async function takeOver() {
 /** Select recordings, if they have not been deleted. `job`: the one that was made from them. */
 async function useIfThere(id, job = null) {
   try {
-    await use(await get(`/v1/datasets/${encodeURIComponent(id)}`));
+    if (!job?.dataset_deleted) {
+      await use(await get(`/v1/datasets/${encodeURIComponent(id)}`));
+      return;
+    }
   } catch (fault) {
     if (!(fault instanceof ApiError) || fault.status !== 404) throw fault;
-    byId("about").hidden = false;
-    byId("about").replaceChildren(t(retryOf ? "new.gone_retry" : "new.gone"), " ",
-      retryOf ? h("a", { href: withQuery("/new", { clone: job.id }) }, t("action.clone")) : "");
   }
+  byId("about").hidden = false;
+  byId("about").replaceChildren(t(retryOf ? "new.gone_retry" : "new.gone"), " ",
+    retryOf ? h("a", { href: withQuery("/new", { clone: job.id }) }, t("action.clone")) : "");
 }
 
 /** Put back what was typed and chosen in this tab before. */
 async function restore() {
   const { stored } = draft;
   if (draft.restore()) {
+    isEffortOpen = false;
     isNameOwn = retryOf !== null || Boolean(stored.isNameOwn);
     byId("start-over").hidden = false;
     choices.show();
@@ -376,10 +383,17 @@ async function restore() {
   if (id && id !== dataset?.id) await useIfThere(id);
 }
 
+/** Whether the amount of training is still the default: no worker was there yet to fit it to, and nobody chose one. */
+let isEffortOpen = true;
+
 /** Without a GPU hours become days: a quick try is the choice that fits. */
 async function chooseForMachine() {
+  if (!isEffortOpen) return;
   const workers = (await all("/v1/workers")).filter((one) => ["idle", "busy"].includes(one.status));
-  if (workers.length && !workers.some((one) => one.device.startsWith("cuda"))) form.elements.effort.value = "try";
+  isEffortOpen = workers.length === 0;
+  if (isEffortOpen || workers.some((one) => one.device.startsWith("cuda"))) return;
+  form.elements.effort.value = "try";
+  choices.show();
 }
 
 async function start() {
@@ -392,9 +406,12 @@ async function start() {
   attempt(showUnfinished);
   await settings.start();
   choices.present = new Set((await all("/v1/weights")).filter((one) => one.is_present).map((one) => one.id));
-  await chooseForMachine();
   choices.show();
-  form.addEventListener("change", () => changed());
+  await chooseForMachine();
+  form.addEventListener("change", ({ target }) => {
+    if (target.name === "effort") isEffortOpen = false;
+    changed();
+  });
   form.elements.name.addEventListener("input", () => {
     isNameOwn = form.elements.name.value !== "";
     changed();

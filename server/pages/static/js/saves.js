@@ -183,7 +183,8 @@ class Player {
       h("h3", {}, `${title} · ${t("job.save_name", { epoch: clip.epoch, step: clip.step })}`),
       Object.values(this.frames),
       h("div", { class: "deck" }, this.button, h("div", { class: "segments", role: "radiogroup", "aria-label": t("job.side") }, choices)),
-      h("img", { src: clip.picture.url, alt: t("job.picture", { n: clip.clip }), loading: "lazy" }));
+      h("img", { src: clip.picture.url, alt: t("job.picture", { n: clip.clip }), loading: "lazy" }),
+      h("figcaption", { class: "muted" }, t("job.picture_caption")));
     this.ready = this.start();
   }
 

@@ -26,7 +26,10 @@ function keepAnchor() {
 async function start() {
   keepAnchor();
   const isKeeper = await may("admin");
-  for (const part of [startQueue, startWorkers, startMachine, startWeights, startWebhooks]) part();
+  for (const part of [startQueue, startWorkers, startMachine]) part();
+  if (!(await may("submit"))) return;
+  startWeights();
+  startWebhooks();
   if (!isKeeper) return;
   startOwners();
   startTokens(startOwners);

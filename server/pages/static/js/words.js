@@ -62,9 +62,12 @@ export function duration(seconds) {
   return unit(Math.floor(whole / length), name) + (rest ? ` ${unit(rest, next[1])}` : "");
 }
 
-function unit(value, name) {
-  return new Intl.NumberFormat(language, { style: "unit", unit: name, unitDisplay: "short" }).format(value);
+function unit(value, name, maximumFractionDigits = 0) {
+  return new Intl.NumberFormat(language, { style: "unit", unit: name, unitDisplay: "short", maximumFractionDigits }).format(value);
 }
+
+/** A time below a minute, to the hundredth: "0.28 sec". */
+export const seconds = (value) => unit(value, "second", 2);
 
 /** A range of seconds: "3 min – 5 min". */
 export function span(range) {

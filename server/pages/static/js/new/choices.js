@@ -6,7 +6,7 @@ import { number, t } from "../words.js";
 const EFFORTS = {
   try: { max_train_seconds: 600, save_every_epochs: 25, keep_saves: "latest" },
   normal: { total_epochs: 200 },
-  best: { total_epochs: 500, save_every_epochs: 25, keep_saves: "best", evaluate: "always" },
+  best: { total_epochs: 500, save_every_epochs: 25, evaluate: "always" },
 };
 /** For singing, the most robust estimator that is on the server; without one, the first is downloaded. */
 const FOR_SINGING = ["rmvpe", "fcpe", "crepe"];

@@ -1,7 +1,8 @@
 // Names of voices: a proposal from the recordings, and the voice that has a name already.
 
 import { get, withQuery } from "../api.js";
-import { ago, has, number, t } from "../words.js";
+import { ago, number, t } from "../words.js";
+import { labelOf, wordOf } from "./settings.js";
 
 const MIN_LETTERS = 3;
 
@@ -23,9 +24,8 @@ export async function sameName(name, datasetId, settings) {
   if (!name) return null;
   const [job] = (await get(withQuery("/v1/jobs", { name, limit: 1 }))).data;
   if (!job) return null;
-  const label = (option) => (has(`config.${option}`) ? t(`config.${option}`) : option);
   const changed = settings.changedFrom(job.config);
-  const differences = Object.entries(changed).map(([option, value]) => `${label(option)}: ${job.config[option] ?? "–"} → ${value ?? "–"}`);
+  const differences = Object.entries(changed).map(([option, value]) => `${labelOf(option)}: ${wordOf(option, job.config[option] ?? null)} → ${wordOf(option, value)}`);
   if (job.dataset_id !== datasetId) differences.unshift(t("new.same_name.recordings"));
   const what = differences.length ? t("new.same_name.differs", { what: differences.join("; ") }) : t("new.same_name.alike");
   return `${t("new.same_name", { when: ago(job.created_at) })} ${what}`;

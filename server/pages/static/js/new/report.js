@@ -2,8 +2,9 @@
 
 import { get } from "../api.js";
 import { byId, h } from "../dom.js";
-import { reasonOf } from "./file_rules.js";
-import { duration, has, number, percent, t } from "../words.js";
+import { derive, Recordings } from "./recordings.js";
+import { attempt } from "../shell.js";
+import { count, duration, has, number, percent, seconds, t } from "../words.js";
 
 const UNDER_WAY = ["ingesting", "validating"];
 
@@ -13,13 +14,17 @@ export const isUnderWay = (dataset) => UNDER_WAY.includes(dataset.status);
 /** The sample rate that loses nothing, by the codes of findings that advise it. */
 const RATE_ADVICE = { low_bandwidth: "32k", low_sample_rate: "32k" };
 
-/** Show a dataset's report, and return it; null while there is none. `advise(advice)` applies one; null: none can be. */
-export async function showReport(dataset, advise) {
+/**
+ * Show a dataset's report, and return it; null while there is none. `advise(advice)` applies one, and `take(dataset)` goes on
+ * with another dataset; null: neither is possible.
+ */
+export async function showReport(dataset, advise, take) {
   byId("report").hidden = false;
   const state = byId("report-state");
   state.className = `pill ${dataset.status}`;
   state.textContent = t(`dataset.${dataset.status}`);
   if (isUnderWay(dataset)) {
+    for (const id of ["files", "player", "overview"]) byId(id).hidden = true;
     byId("findings").replaceChildren(...(dataset.reason ? [h("li", { class: "bad" }, dataset.reason)] : []));
     return null;
   }
@@ -31,13 +36,15 @@ export async function showReport(dataset, advise) {
     ["files", `${number(report.num_usable)} / ${number(report.num_files)}`],
     ["rates", Object.keys(report.sample_rates).map((rate) => `${number(rate / 1000, 1)} kHz`).join(", ")],
     ["snr", report.snr_db != null ? `${number(report.snr_db)} dB` : null],
-    ["clipped", report.usable && report.clipped_share != null ? `${number(100 * report.clipped_share, 2)} %` : null],
+    ["clipped", report.usable && report.clipped_share != null ? percent(report.clipped_share, 2) : null],
     ["silence", report.usable && report.silence_share != null ? percent(report.silence_share) : null],
-    ["echo", report.reverberation_seconds != null ? `${number(report.reverberation_seconds, 2)} s` : null],
+    ["echo", report.reverberation_seconds != null ? seconds(report.reverberation_seconds) : null],
   ];
   byId("measures").replaceChildren(...measures.filter(([, value]) => value).map(([key, value]) =>
     h("div", {}, h("dt", {}, t(`new.measure.${key}`)), h("dd", {}, value))));
-  const findings = report.findings.map((finding) => found(finding, advise));
+  const recordings = new Recordings(dataset, report.files, take);
+  const leaveOut = take && ((names) => attempt(async () => take(await derive(dataset, names))));
+  const findings = report.findings.map((finding) => found(finding, advise, recordings, leaveOut));
   const folders = [...new Set(report.files.map(({ name }) => (name.includes("/") ? name.split("/")[0] : null)))];
   if (advise && folders.length > 1 && !folders.includes(null)) {
     const names = folders.slice(0, 5).join(", ") + (folders.length > 5 ? ", …" : "");
@@ -45,28 +52,20 @@ export async function showReport(dataset, advise) {
   }
   if (!report.usable) findings.unshift(h("li", { class: "bad" }, dataset.reason ?? report.reason ?? ""));
   if (report.usable && !findings.length) findings.push(h("li", {}, t("new.nothing_found")));
-  const others = report.left_out.map((file) => file.name);
-  findings.push(...dataset.notes.filter((note) => !others.length || !note.startsWith("left out: ")).map((note) => h("li", {}, note)));
+  const others = report.left_out.filter((file) => file.code !== "chosen").map((file) => file.name);
+  findings.push(...dataset.notes.filter((note) => !others.some((name) => note.includes(name))).map((note) => h("li", {}, note)));
   if (others.length) {
     findings.push(h("li", {}, t("new.left_out", { n: number(others.length) }), h("small", { class: "mono" }, firstFew(others))));
   }
   byId("findings").replaceChildren(...findings);
-  byId("files").hidden = report.files.length + report.left_out.length === 0;
-  byId("files-list").replaceChildren(...report.files.map((file) => h("tr", {},
-    h("td", {}, file.name),
-    h("td", { class: "num" }, file.seconds == null ? "–" : duration(file.seconds)),
-    h("td", { class: "num" }, file.kept_seconds == null ? "–" : duration(file.kept_seconds)),
-    h("td", { class: "num" }, file.sample_rate == null ? "–" : `${number(file.sample_rate / 1000, 1)} kHz`),
-    h("td", {}, [file.error, ...file.notes, ...file.remarks, notUsed(file)].filter(Boolean).join("; ")))),
-  ...report.left_out.map((file) => h("tr", {}, h("td", {}, file.name), ...["–", "–", "–"].map((dash) => h("td", { class: "num" }, dash)),
-    h("td", {}, t("new.left_out.file", { reason: reasonOf(file) })))));
-  drawOverview(report.overview);
+  recordings.show(report.left_out, (file) => [file.error, ...file.notes, ...file.remarks, notUsed(file)].filter(Boolean).join("; "));
+  drawOverview(report.overview, recordings);
   return report;
 }
 
 /** Time that training does not use, by reason, such as "3.2 s silent"; null if there is none to show. */
-function dropped(seconds) {
-  const shown = Object.entries(seconds).filter(([, value]) => value >= 0.05);
+function dropped(times) {
+  const shown = Object.entries(times).filter(([, value]) => value >= 0.05);
   return shown.map(([reason, value]) => t(`dropped.${reason}`, { n: number(value, 1) })).join(", ") || null;
 }
 
@@ -77,16 +76,18 @@ function notUsed(file) {
 
 const firstFew = (names) => names.slice(0, 5).join(", ") + (names.length > 5 ? ", …" : "");
 
-/** A finding in the page's language if its code has a translation, else the server's text. */
-function found(finding, advise) {
+/** A finding in the page's language if its code has a translation, else the server's text; its recordings can be played. */
+function found(finding, advise, recordings, leaveOut) {
   const key = `finding.${finding.code}`;
   const values = Object.fromEntries(Object.entries(finding.values).map(([name, value]) =>
-    [name, name.endsWith("share") ? `${number(100 * value, 1)} %` : number(value, 1)]));
+    [name, name.endsWith("share") ? percent(value, 1) : number(value, 1)]));
   const [message, advice] = has(key) ? [t(key, values), t(`${key}.advice`, values)] : [finding.message, finding.advice];
-  const files = has(key) && finding.files.length ? firstFew(finding.files) : null;
+  const files = has(key) && finding.files.length > 0 && recordings.named(finding.files);
+  const copies = finding.superfluous.length > 0 && leaveOut;
   const rate = advise && RATE_ADVICE[finding.code];
-  return h("li", { class: finding.severity }, message, h("small", {}, advice), files && h("small", { class: "mono" }, files),
-    rate && apply(advise, rate, t("new.advice.rate", { rate })));
+  return h("li", { class: finding.severity }, message, h("small", {}, advice), files,
+    rate && apply(advise, rate, t("new.advice.rate", { rate })),
+    copies && h("button", { type: "button", onclick: () => leaveOut(finding.superfluous) }, count("new.advice.copies", finding.superfluous.length)));
 }
 
 /** A button that applies an advice once. */
@@ -97,12 +98,13 @@ function apply(advise, advice, label) {
   } }, label);
 }
 
-/** The loudness of all recordings in sequence, as far as the report contains it. */
-function drawOverview(overview) {
+/** The loudness of all recordings in sequence, as far as the report contains it; a press plays what is there. */
+function drawOverview(overview, recordings) {
   const place = byId("overview");
   place.hidden = !overview?.peaks?.length;
   if (place.hidden) return;
-  const canvas = h("canvas", { role: "img", "aria-label": t("new.overview") });
+  const canvas = h("canvas", { role: "img", "aria-label": t("new.overview"), title: t("new.overview.play"),
+    onclick: ({ offsetX }) => recordings.playAt(offsetX / canvas.clientWidth, overview.starts) });
   place.replaceChildren(canvas);
   const scale = window.devicePixelRatio || 1;
   const [width, height] = [canvas.clientWidth * scale, canvas.clientHeight * scale];

@@ -3,7 +3,7 @@
 import { makeZip, predictLength } from "../../vendor/client-zip/index.js";
 import { all, Unreachable, retryUnreachable, ApiError, request } from "../api.js";
 import { at } from "../dom.js";
-import { t } from "../words.js";
+import { language, t } from "../words.js";
 import { Sha256 } from "./sha256.js";
 
 const MAX_PIECE = 4 << 20;
@@ -11,7 +11,7 @@ const MAX_PIECE = 4 << 20;
 const MIN_PIECE = 64 << 10;
 const MEMORY = "rvc-uploads";
 const TOO_LARGE = "too large";
-const TUS = { "Tus-Resumable": "1.0.0" };
+const TUS = { "Tus-Resumable": "1.0.0", "Accept-Language": language };
 
 /** The body of an upload: one file, or several as a zip that is streamed and never held in memory. */
 export class UploadBody {

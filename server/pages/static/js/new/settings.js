@@ -10,6 +10,8 @@ const GROUPS = {
   saves: ["save_every_epochs", "save_only_latest", "save_every_weights", "keep_saves", "num_best_saves", "evaluate", "evaluate_every_epochs", "checkpoint_every_steps"],
   machine: ["precision", "tf32", "gradient_checkpointing", "cache_data_on_device", "width"],
 };
+/** Groups that are open at first: the others are for those who know them. */
+const OPEN = ["voice", "length"];
 
 export class Settings {
   constructor(onChange) {
@@ -26,7 +28,8 @@ export class Settings {
     const children = [];
     for (const [group, names] of Object.entries({ ...GROUPS, other: rest })) {
       const fields = names.filter((name) => name in this.properties);
-      if (fields.length) children.push(h("h3", {}, t(`new.group.${group}`)), ...fields.map((name) => this.field(name)));
+      if (fields.length) children.push(h("details", { class: "group", open: OPEN.includes(group) },
+        h("summary", {}, t(`new.group.${group}`)), h("div", { class: "settings" }, fields.map((name) => this.field(name)))));
     }
     byId("settings").replaceChildren(...children);
     byId("settings-search").addEventListener("input", (event) => this.search(event.target.value));
@@ -87,9 +90,8 @@ export class Settings {
       this.show();
       this.onChange();
     });
-    const label = has(`config.${name}`) ? `${t(`config.${name}`)} ` : null;
     return h("label", { class: "field", dataset: { name } },
-      h("span", {}, label, h("code", {}, name)), input,
+      h("span", { title: name }, labelOf(name)), input,
       h("p", { class: "fault", role: "alert", hidden: true }),
       h("small", {}, has(`config.${name}.help`) ? t(`config.${name}.help`) : property.description ?? ""));
   }
@@ -104,14 +106,38 @@ export class Settings {
     }
     const n = Object.keys(this.own).length;
     byId("changed").textContent = n ? t("new.changed", { n: number(n) }) : "";
+    this.showDifferences();
+  }
+
+  /** What differs from the defaults, above all settings; a press leads to the field. */
+  showDifferences() {
+    const differing = Object.entries(this.config);
+    byId("differing").hidden = differing.length === 0;
+    byId("differing").replaceChildren(h("span", { class: "muted" }, t("new.differing")), ...differing.map(([name, value]) =>
+      h("button", { type: "button", class: name in this.own ? "own" : null, title: name, onclick: () => this.reveal(name) },
+        `${labelOf(name)}: ${wordOf(name, value)}`)));
+  }
+
+  /** Open a field's group and go there; returns its control. */
+  reveal(name) {
+    byId("all-settings").open = true;
+    const field = byId("settings").querySelector(`[data-name="${CSS.escape(name)}"]`);
+    field.closest("details").open = true;
+    const control = field.querySelector("input, select");
+    control.scrollIntoView({ block: "center" });
+    control.focus();
+    return control;
   }
 
   search(text) {
     const wanted = text.toLowerCase();
     for (const field of byId("settings").querySelectorAll("[data-name]")) {
-      field.hidden = !field.textContent.toLowerCase().includes(wanted);
+      field.hidden = !`${field.textContent} ${field.dataset.name}`.toLowerCase().includes(wanted);
     }
-    for (const heading of byId("settings").querySelectorAll("h3")) heading.hidden = wanted !== "";
+    for (const group of byId("settings").querySelectorAll(".group")) {
+      group.hidden = !group.querySelector("[data-name]:not([hidden])");
+      if (wanted) group.open = true;
+    }
   }
 
   /** A range's fault in the page's language; the server's words for any other. */
@@ -141,9 +167,21 @@ export class Settings {
       fault.textContent = this.faultOf(name, error.detail);
       fault.hidden = false;
       byId("all-settings").open = true;
+      field.closest("details").open = true;
     }
     return rest;
   }
+}
+
+/** An option's name in the page's words. */
+export const labelOf = (name) => (has(`config.${name}`) ? t(`config.${name}`) : name);
+
+/** An option's value in the page's words. */
+export function wordOf(name, value) {
+  if (has(`config.${name}.${value}`)) return t(`config.${name}.${value}`);
+  if (value === null) return t("job.none");
+  if (typeof value === "boolean") return value ? t("job.yes") : t("job.no");
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
 /** The types that a property may have; null: it may be empty. */
@@ -153,7 +191,7 @@ function control(name, property) {
   const [first] = kinds(property).filter((kind) => kind.enum);
   if (kinds(property).some((kind) => kind.type === "boolean")) return h("input", { type: "checkbox" });
   if (first && kinds(property).length === 1) {
-    return h("select", {}, first.enum.map((value) => h("option", { value: String(value) }, String(value))));
+    return h("select", {}, first.enum.map((value) => h("option", { value: String(value) }, wordOf(name, value))));
   }
   const [numeric] = kinds(property).filter((kind) => kind.type === "integer" || kind.type === "number");
   if (numeric && !kinds(property).some((kind) => kind.const || kind.type === "object")) {

@@ -7,11 +7,9 @@ import { ago, count, t } from "../words.js";
 import { button, onSubmit, refresh, showSecret } from "./parts.js";
 
 let ticking = null;
-let mayChange = false;
 let shown = 20;
 
 export async function startWebhooks() {
-  mayChange = await may("submit");
   ticking = repeat(load, () => 20);
   byId("more-webhooks").addEventListener("click", () => {
     shown += 20;
@@ -49,7 +47,7 @@ function update(item, one) {
     h("span", {}, facts.join(" · ")),
     one.job_id && h("a", { href: `/jobs/${one.job_id}` }, t("server.webhooks.one_job")),
   ].filter(Boolean));
-  refresh(item.querySelector(".actions"), [mayChange, one.is_enabled], () => (mayChange ? deeds(item, one) : []));
+  refresh(item.querySelector(".actions"), one.is_enabled, () => deeds(item, one));
 }
 
 function deeds(item, one) {
@@ -101,7 +99,7 @@ function messageLine(log, message) {
   return h("li", {},
     h("h3", {}, h("code", {}, message.event), h("span", { class: `pill ${LOOKS[message.status]}` }, t(`server.webhooks.${state}`))),
     h("div", { class: "facts-line" }, facts.map((fact) => h("span", {}, fact))),
-    h("div", { class: "actions" }, mayChange && message.status !== "pending" && button(t("server.webhooks.again"), async () => {
+    h("div", { class: "actions" }, message.status !== "pending" && button(t("server.webhooks.again"), async () => {
       await post(`/v1/webhooks/${message.webhook_id}/deliveries/${message.id}/redeliver`);
       await showLog(log, message.webhook_id);
     })),

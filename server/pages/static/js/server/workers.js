@@ -9,6 +9,8 @@ import { button, meter, refresh } from "./parts.js";
 const LIVING = ["idle", "busy", "draining"];
 let ticking = null;
 let mayDrain = false;
+/** Workers that take jobs. */
+let taking = [];
 
 export async function startWorkers() {
   mayDrain = await may("admin");
@@ -19,6 +21,7 @@ function show(workers) {
   // Workers that ended cleanly are hidden; lost ones may need attention.
   const shown = workers.filter((worker) => worker.status !== "stopped");
   shown.sort((one, other) => LIVING.includes(other.status) - LIVING.includes(one.status) || one.name.localeCompare(other.name));
+  taking = workers.filter((worker) => ["idle", "busy"].includes(worker.status));
   byId("no-workers").hidden = workers.some((worker) => LIVING.includes(worker.status));
   keyed(byId("workers-list"), shown, (worker) => worker.id, make, update);
 }
@@ -76,12 +79,14 @@ async function drain(worker) {
 
 function ask(worker) {
   const isBusy = worker.status !== "idle";
+  const isLast = taking.every((one) => one.id === worker.id);
   const choice = (mode, isMain) => h("button", { value: mode, class: isMain ? "danger" : null }, t(isBusy ? `server.workers.${mode}` : "server.workers.drain_now"));
   return new Promise((resolve) => {
     const dialog = h("dialog", { "aria-labelledby": "drain-question" },
       h("form", { method: "dialog" },
         h("h2", { id: "drain-question" }, t("server.workers.drain_title", { name: worker.name })),
         h("p", {}, t(isBusy ? "server.workers.drain_text" : "server.workers.drain_idle")),
+        isLast && h("p", {}, h("strong", {}, t("server.workers.drain_last"))),
         h("div", { class: "actions" },
           h("button", { value: "", autofocus: true }, t("page.cancel")),
           isBusy && worker.drain_mode !== "finish" && choice("finish", false),
