@@ -1,6 +1,6 @@
 # demo: a voice from the sample recordings. test: all tests. test-install, test-containers, test-clients, test-windows: the tests
-# that need a network, Docker, programs of other people or a Python for Windows. screenshots: pictures of the page. check: format, lint, types,
-# dependencies, import contracts, documentation, tests.
+# that need a network, Docker, programs of other people or a Python for Windows. screenshots: pictures of the page. check:
+# format, lint, types, dependencies, import contracts, documentation, tests.
 # docs: the documentation site. dist, images: what a release consists of.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
@@ -8,8 +8,8 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export OMP_WAIT_POLICY = PASSIVE
 
 .PHONY: setup browser demo dist images catalogue synchronous docs screenshots \
-  test test-system test-pipeline test-models test-engine test-service test-long soak test-install test-containers test-clients \
-  test-windows lint check bench bench-gpu clean
+  test test-system test-pipeline test-models test-engine test-service test-programs test-long soak \
+  test-install test-containers test-clients test-windows lint types types-win32 types-darwin check bench bench-gpu clean
 
 setup: browser .venv/.developer
 
@@ -73,9 +73,10 @@ catalogue: .venv/.developer
 screenshots: setup
 	RVC_TRAIN_SCREENSHOTS=$(CURDIR)/build/screenshots $(BIN)/python -m pytest tests/pages/test_screens.py
 
-# Two at once, a thread each (small nets gain nothing from a second one); the longest first, so that both cores end together.
+# Three at once, a thread each (small nets gain nothing from a second one): those of the service wait for processes most of the
+# time. The longest first, so that both cores end together.
 test: setup
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-pipeline test-service test-models test-engine
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-pipeline test-service test-programs test-models test-engine
 
 test-pipeline: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/pipeline
@@ -88,7 +89,11 @@ test-engine: setup
 	  --ignore=tests/engine/pipeline --ignore=tests/engine/models --ignore=tests/engine/voices
 
 test-service: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/engine
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/server tests/worker
+
+# The programs as users start them, the page, the documents, the layout.
+test-programs: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/engine --ignore=tests/server --ignore=tests/worker
 
 # What differs between systems: files, consoles, GPUs, the client, the store, the worker. Runs on Windows and macOS too.
 test-system: .venv/.developer
@@ -134,12 +139,16 @@ test-containers: .venv/.developer
 test-windows: .venv/.developer
 	$(BIN)/python -m tests.windows $(LONG:%=--long)
 
+types: .venv/.developer
+	$(BIN)/mypy
+
+types-win32 types-darwin: types-%: .venv/.developer
+	$(BIN)/mypy --config-file tests/windows/mypy.ini --platform $* --cache-dir .mypy_cache/$*
+
 lint: .venv/.developer
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/mypy --config-file tests/windows/mypy.ini --platform win32 --cache-dir .mypy_cache/win32
-	$(BIN)/mypy --config-file tests/windows/mypy.ini --platform darwin --cache-dir .mypy_cache/darwin
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target types types-win32 types-darwin
 	$(BIN)/lint-imports
 	$(BIN)/deptry rvc_train --optional-dependencies-dev-groups all,server,engine,pm,postgres,onnx,dev,docs --ignore DEP002
 	$(BIN)/deptry server worker --optional-dependencies-dev-groups all,engine,pm,postgres,onnx,dev,docs --ignore DEP002
