@@ -1,6 +1,7 @@
 """kill -9 at random moments, also inside the write of a checkpoint: the voice at the end is the same to the bit."""
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,7 @@ CONFIG = {
     "pitch": "dio",
     "width": 24,
     "batch_size": 2,
-    "total_epochs": 4,
-    "save_every_epochs": 2,
+    "save_every_epochs": 1,
     "checkpoint_every_steps": 1,
     "learning_rate": 1e-3,
     "evaluate": "never",
@@ -46,9 +46,10 @@ class Forks:
             env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"},
         )
 
-    def start(self, root: Path) -> int:
+    def start(self, root: Path, epochs: int) -> int:
         """Start or resume a run; returns its pid."""
-        request = {"workspace": str(root), "dataset": str(self.dataset), "config": json.dumps(CONFIG)}
+        config = json.dumps(CONFIG | {"total_epochs": epochs})
+        request = {"workspace": str(root), "dataset": str(self.dataset), "config": config}
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request | {"cache": str(self.cache)}) + "\n")
         self.process.stdin.flush()
@@ -74,12 +75,17 @@ def forks(recordings: Path, cache: Path) -> Iterator[Forks]:
 
 
 @pytest.fixture(scope="module")
-def whole(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run without interruption."""
-    root = tmp_path_factory.mktemp("whole") / "anna"
-    forks.start(root)
-    assert forks.answer() == EXIT_SUCCEEDED
-    return root
+def whole(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Runs without interruption, by their epochs."""
+
+    @functools.cache
+    def run(epochs: int) -> Path:
+        root = tmp_path_factory.mktemp("whole") / "anna"
+        forks.start(root, epochs)
+        assert forks.answer() == EXIT_SUCCEEDED
+        return root
+
+    return run
 
 
 def generator(root: Path) -> dict[str, torch.Tensor]:
@@ -90,12 +96,12 @@ def half_written(root: Path) -> list[Path]:
     return [*(root / "recovery").glob(".*.tmp"), *root.glob(".*.tmp"), *(root / "weights").glob(".*.tmp")]
 
 
-def kill_often(forks: Forks, root: Path, times: int, seed: int) -> int:
+def kill_often(forks: Forks, root: Path, epochs: int, times: int, seed: int) -> int:
     """Kill a run `times` times, every second time while a file is half written; returns how many were."""
     moments = random.Random(seed)
     num_within_a_write = 0
     for number in range(times):
-        pid = forks.start(root)
+        pid = forks.start(root, epochs)
         time.sleep(moments.uniform(0.05, 0.8))
         with contextlib.suppress(ProcessLookupError):
             if number % 2 == 0:
@@ -120,8 +126,8 @@ def stop_within_a_write(pid: int, root: Path) -> None:
         time.sleep(0.0002)
 
 
-def check(forks: Forks, whole: Path, root: Path) -> None:
-    forks.start(root)
+def check(forks: Forks, whole: Path, root: Path, epochs: int) -> None:
+    forks.start(root, epochs)
     assert forks.answer() == EXIT_SUCCEEDED
     ours, theirs = generator(root), generator(whole)
     assert ours.keys() == theirs.keys()
@@ -131,17 +137,19 @@ def check(forks: Forks, whole: Path, root: Path) -> None:
     assert half_written(root) == []
 
 
-def test_a_run_killed_at_random_moments_ends_with_the_very_weights(forks: Forks, whole: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_random_moments_ends_with_the_very_weights(
+    forks: Forks, whole: Callable[[int], Path], tmp_path: Path
+) -> None:
     root = tmp_path / "anna"
-    assert kill_often(forks, root, times=4, seed=time.time_ns()) >= 1
-    check(forks, whole, root)
+    assert kill_often(forks, root, 2, times=4, seed=time.time_ns()) >= 1
+    check(forks, whole(2), root, 2)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_a_run_killed_twenty_times_ends_with_the_very_weights(
-    forks: Forks, whole: Path, tmp_path: Path, seed: int
+    forks: Forks, whole: Callable[[int], Path], tmp_path: Path, seed: int
 ) -> None:
     root = tmp_path / "anna"
-    assert kill_often(forks, root, times=20, seed=seed) >= 3
-    check(forks, whole, root)
+    assert kill_often(forks, root, 4, times=20, seed=seed) >= 3
+    check(forks, whole(4), root, 4)
