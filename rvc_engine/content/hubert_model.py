@@ -22,6 +22,9 @@ STRIDES = (FIRST_STRIDE, 2, 2, 2, 2, 2, 2)
 PIECE_FRAMES = 2048
 """Frames of the first layer that are computed at once: they fit a core's cache (4 MB)."""
 GROUP_NORM_EPS = 1e-5
+MIN_BF16_CHANNELS = 16
+"""Channels of a group from which the positional convolution is computed in bfloat16: with fewer, oneDNN's convolution of
+an even kernel is wrong on CPUs with AMX (3.12). Published models have 48."""
 
 NamedWeights = Mapping[str, Tensor]
 
@@ -127,9 +130,10 @@ class Hubert:
         self._projection_norm = _Norm.from_state_dict(weights, _PROJECTION_NORM, eps)
         self._projection = _Linear(weights, [_PROJECTION], dtype)
         position = torch._weight_norm(weights[_POSITION_DIRECTION], weights[_POSITION_GAIN], dim=2)
+        self._position_dtype = dtype if position.shape[1] >= MIN_BF16_CHANNELS else torch.float32
         self._position = _Conv(
-            position.to(dtype),
-            weights[f"{_POSITION}.bias"].to(dtype),
+            position.to(self._position_dtype),
+            weights[f"{_POSITION}.bias"].to(self._position_dtype),
             padding=position.shape[-1] // 2,
             groups=sizes.num_conv_pos_embedding_groups,
         )
@@ -189,7 +193,7 @@ class Hubert:
 
     def _positions(self, x: Tensor) -> Tensor:
         """Positional convolution, (clips, frames, hidden_size) to the same; an even kernel gives one frame too many."""
-        return self._position(x.to(self._dtype))[:, : x.shape[1]].float()
+        return self._position(x.to(self._position_dtype))[:, : x.shape[1]].float()
 
 
 class _Norm(NamedTuple):
