@@ -5,7 +5,7 @@ import mimetypes
 from collections.abc import Callable
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 from anyio.to_thread import run_sync
@@ -221,7 +221,7 @@ def get_report(dataset_id: str, context: Context) -> DatasetReport:
     return context.datasets.report(dataset_id)
 
 
-_AUDIO = {"content": {"audio/*": {}, "video/*": {}, "application/octet-stream": {}}}
+_AUDIO: dict[str, Any] = {"content": {"audio/*": {}, "video/*": {}, "application/octet-stream": {}}}
 
 
 @router.get(
