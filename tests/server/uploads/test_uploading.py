@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import socket
 import threading
 import time
@@ -117,7 +118,7 @@ def test_a_disk_that_is_full_delays_an_ingestion_and_says_so(put, live, settled,
         return ingest(*arguments)
 
     monkeypatch.setattr("server.datasets.ingestion.ingest", failing)
-    answer = put(b"RIFF of a full disk", "waiting")
+    answer = put(b"RIFF of a full disk" + os.urandom(8), "waiting")  # another one at a second try
     assert (answer.status_code, answer.json()["status"]) == (202, "ingesting")
     assert "the server's disk is full" in answer.json()["reason"]
     is_full.clear()

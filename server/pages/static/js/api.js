@@ -138,10 +138,15 @@ export async function retryUnreachable(work) {
   }
 }
 
-/** Show or hide the notice that the server does not answer. */
+const server = new EventTarget();
+let wasAway = false;
+
+/** Show or hide the notice that the server does not answer. When it answers again, all that failed meanwhile runs at once. */
 export function setAway(isAway) {
   const line = document.getElementById("connection");
   if (line) line.hidden = !isAway;
+  if (wasAway && !isAway) server.dispatchEvent(new Event("back"));
+  wasAway = isAway;
 }
 
 /**
@@ -181,6 +186,9 @@ export function repeat(work, seconds, hiddenSeconds = () => Infinity) {
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden) run();
     else if (!running) plan();
+  });
+  server.addEventListener("back", () => {
+    if (patience > 1 && !document.hidden) run();
   });
   run();
   return { again: run };
