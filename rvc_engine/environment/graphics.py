@@ -87,9 +87,10 @@ def _nvidia_driver_names() -> Iterator[str]:
 
 
 def _text(path: Path) -> str:
-    with suppress(OSError):
+    try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
-    return ""
+    except OSError:
+        return ""
 
 
 def _registered() -> Iterator[GraphicsCard]:
