@@ -7,8 +7,8 @@
 | end of the group | SIGKILL to the process group | the end of the job |
 | end of the parent | standard input ends: the child stops by itself | the same; a group's job ends it at once |
 
-A program reads the end of its standard input with `on_end_of_input`. All that server, worker, client and engine know of
-the system's processes is here; job objects are in `windows_jobs`.
+A program reads the end of its standard input with `on_end_of_input`. No other module depends on the system's processes;
+job objects are in `windows_jobs`.
 """
 
 import _thread
@@ -40,7 +40,7 @@ _CONSOLE_END = (2, 5, 6)
 _SECONDS_OF_CONSOLE_END = 60
 """Longer than Windows waits for a program after such an event: it ends the program as soon as the handler returns."""
 FIRST_OF_WINDOWS = 0xC0000000
-"""First exit code that tells of an end by Windows, such as after an access violation."""
+"""First exit code of those that Windows gives a program it ended, such as after an access violation."""
 _WINDOWS_CODES = {
     0xC0000005: "access violation",
     0xC0000017: "no memory",
@@ -134,7 +134,7 @@ def on_end_of_input(request_stop: Callable[[], object]) -> None:
 
 
 def stop_with_parent(arguments: Sequence[str], request_stop: Callable[[], object]) -> None:
-    """Call `request_stop` when standard input ends, if the program's arguments say that its parent holds it open."""
+    """Call `request_stop` when standard input ends, if the arguments have STOPS_WITH_PARENT."""
     if STOPS_WITH_PARENT in arguments:
         on_end_of_input(request_stop)
 
@@ -185,7 +185,7 @@ _console_handlers: list[object] = []
 
 
 def describe_exit(exit_code: int) -> str:
-    """What an exit code tells of a child's end: its number, or the signal or fault that ended it."""
+    """Describe a child's end by its exit code, or by the signal or fault that ended it."""
     if exit_code < 0:
         try:
             name = signal.Signals(-exit_code).name

@@ -14,11 +14,11 @@ class Limits:
     """Limits of a job. None: without one."""
 
     cpu_seconds: int | None = None
-    """Of all its processes together; Windows ends them with EXIT_CPU_TIME."""
+    """CPU time of all its processes together; Windows ends them with EXIT_CPU_TIME."""
     memory_bytes: int | None = None
-    """Of each process: more is refused to it."""
+    """Memory of each process: more is refused to it."""
     num_processes: int | None = None
-    """At once; a further one cannot be started."""
+    """Number of processes at once; a further one cannot be started."""
     is_low_priority: bool = False
 
 

@@ -63,7 +63,15 @@ def install(python: Path, folder: Path) -> None:
     subprocess.run(builder, check=True)
     (wheel,) = folder.glob("*.whl")
     how = ("--only-binary", ":all:", "-c", native(ROOT / "constraints.txt"))
-    tests = ("pytest", "pytest-timeout", "hypothesis", "time-machine", "jsonschema")
+    tests = (
+        "pytest",
+        "pytest-timeout",
+        "hypothesis",
+        "time-machine",
+        "jsonschema",
+        "openapi-spec-validator",
+        "standardwebhooks",
+    )
     with filelock.FileLock(CACHE.with_suffix(".lock")):
         run(python, *PIP, *how, f"{native(wheel)}[server,engine]", *tests, check=True)
     run(python, *PIP, "--no-deps", "--target", native(folder / "installed"), native(wheel), check=True)

@@ -8,7 +8,7 @@ process, and hands back their jobs. Neither a lease has to expire for that, nor 
     <folder>/workers/<number>.json    its record; deleted at a clean end
 
 Locks may not hold between machines that share a folder, so a slot with the record of another machine is left alone.
-How processes are told apart and ended: `rvc_engine.environment.processes`.
+Processes are identified and ended by `rvc_engine.environment.processes`.
 """
 
 import os
