@@ -104,6 +104,7 @@ def _registered() -> Iterator[GraphicsCard]:
                     name = str(winreg.QueryValueEx(display, "DriverDesc")[0])
                     if (vendor := vendor_in(name)) is not None:
                         yield GraphicsCard(vendor, name)
+    yield from ()  # a generator on other systems too
 
 
 def vendor_in(name: str) -> Vendor | None:
