@@ -60,7 +60,7 @@ def _drive_type(root: str) -> int:
         import ctypes
 
         return int(ctypes.windll.kernel32.GetDriveTypeW(root))
-    else:  # noqa: RET505 - mypy knows both branches of a system, and nothing after them
+    else:  # noqa: RET505 - a branch of its own, or mypy takes it for unreachable
         return 0
 
 

@@ -87,9 +87,10 @@ def _nvidia_driver_names() -> Iterator[str]:
 
 
 def _text(path: Path) -> str:
-    with suppress(OSError):
+    try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
-    return ""
+    except OSError:
+        return ""
 
 
 def _registered() -> Iterator[GraphicsCard]:
@@ -103,6 +104,7 @@ def _registered() -> Iterator[GraphicsCard]:
                     name = str(winreg.QueryValueEx(display, "DriverDesc")[0])
                     if (vendor := vendor_in(name)) is not None:
                         yield GraphicsCard(vendor, name)
+    yield from ()  # a generator on other systems too
 
 
 def vendor_in(name: str) -> Vendor | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from rvc_engine.environment.graphics import GraphicsCard, Vendor, graphics_cards
 
 PYTORCH_INDEX = "https://download.pytorch.org/whl"
-INDEX_VARIABLE = "RVC_TRAIN_TORCH_INDEX"
+INDEX_VARIABLE = "PYTORCH_WHEELS_ENDPOINT"
 """Environment variable with the address of a mirror of PyTorch's index."""
 INSTALL_COMMAND = "rvc-train setup --torch"
 
