@@ -174,7 +174,7 @@ def test_a_failed_download_is_one_sentence_and_files_of_an_installation_help(
 def test_the_amount_of_training_fits_a_worker_that_comes_after_the_page(
     open_station: Callable[..., Any], visit: Any, token: str, tmp_path: Path
 ) -> None:
-    station = open_station(tmp_path / "late", token)
+    station = open_station(tmp_path, token)
     try:
         station.start_server()
         visitor = visit(station)
