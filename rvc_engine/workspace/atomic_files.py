@@ -42,8 +42,13 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
-        with target.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_file(target)
+
+
+def sync_file(path: Path) -> None:
+    """Have a file's bytes written to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def keep_aside(path: Path) -> Path:
