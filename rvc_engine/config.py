@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from rvc_engine.names.base_weights import PRETRAINED_WORDS, check_base_weights
 from rvc_engine.names.voices import check_voice_name
 
 Version = Literal["v1", "v2"]
@@ -62,6 +63,12 @@ def _is_speaker(name: object, number: object) -> bool:
 SpeakerChoice = Annotated[Literal["one", "folders"] | dict[str, int], BeforeValidator(_read_speakers)]
 
 
+Pretrained = Annotated[
+    Annotated[str, AfterValidator(check_base_weights)],
+    Field(json_schema_extra={"examples": ["auto", "none"], "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$"}),
+]
+
+
 class TrainingConfig(BaseModel):
     """Every setting of a run. Defaults are the reference's where it has one."""
 
@@ -82,9 +89,9 @@ class TrainingConfig(BaseModel):
     (select the encoder there), not in RVC. whisper-tiny comes with the package and needs no download, but a voice made
     with it converts correctly only with `rvc-engine convert`. local: a HuBERT of your own, in the folder that the
     machine's administrator sets (--content-folder, RVC_TRAIN_CONTENT_FOLDER)."""
-    pretrained: Literal["auto", "none"] = "auto"
-    """Published base weights to start from: auto uses the pair for version, rate and f0; none trains from scratch,
-    which needs far more recordings and time for a good voice."""
+    pretrained: Pretrained = "auto"
+    """Base weights to start from: auto uses the published pair for version, rate and f0; none trains from scratch,
+    which needs far more recordings and time for a good voice; or the name of base weights of your own."""
     batch_size: BatchSize = 4
     """Clips per GPU (or process) and micro-batch. A step uses batch_size * accumulate_steps * GPUs clips. auto: as many
     as fit into the GPU's memory with room to spare, at most 32 and at most a quarter of all clips; 4 on a CPU."""
@@ -142,7 +149,7 @@ class TrainingConfig(BaseModel):
     number of each folder's speaker: anna=0,bob=1. With several speakers, an index for each is also built."""
     width: Width = 192
     """Hidden channels of the generator; the other layers of both models scale with it. 192 is the published size and
-    the only one with base weights. Smaller sizes train fast and sound rough: for trials."""
+    the only one with published base weights. Smaller sizes train fast and sound rough: for trials."""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -154,9 +161,19 @@ class TrainingConfig(BaseModel):
             raise ValueError("speaker_id is for speakers=one; with several, name them: speakers=anna=0,bob=1")
         if self.keep_saves == "best" and self.evaluate == "never":
             raise ValueError("keep_saves=best needs evaluations; set evaluate=auto or always")
-        if self.width != 192 and self.pretrained != "none":
+        if self.width != 192 and self.pretrained == "auto":
             raise ValueError(f"no base weights exist for width={self.width}; set pretrained=none, or width=192")
         return self
+
+    @property
+    def uses_published_weights(self) -> bool:
+        """Whether training starts from published weights, as far as there are no files of the user's own."""
+        return self.pretrained != "none" and self.width == 192
+
+    @property
+    def own_base_weights(self) -> str | None:
+        """Name of the user's own base weights; None for published ones, or none."""
+        return None if self.pretrained in PRETRAINED_WORDS else self.pretrained
 
     @property
     def sample_rate_hz(self) -> int:

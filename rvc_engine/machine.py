@@ -31,5 +31,7 @@ class Machine:
     pretrained_g: Path | None = None
     """Base weights of the generator instead of the published ones."""
     pretrained_d: Path | None = None
+    base_origin: str | None = None
+    """Origin of these two, such as the save of an earlier job; the voice file names it."""
     num_processes: int = 1
     """Data-parallel processes on the CPU; on GPUs there is one per GPU."""

@@ -22,7 +22,18 @@ from server.admin.readiness import Readiness, sqlite_warning
 from server.admin.retention import Retention
 from server.admin.scheduler import CLEANUP_SECONDS, EXPIRY_SECONDS, PeriodicTask, Scheduler
 from server.admin.weights import WeightsFetcher
-from server.api import datasets, health, pages, problems, retention, system, uploads, webhooks, weights, workers
+from server.api import (
+    datasets,
+    health,
+    pages,
+    problems,
+    retention,
+    system,
+    uploads,
+    webhooks,
+    weights,
+    workers,
+)
 from server.api.access import owners, session, tokens
 from server.api.authorization import check_access
 from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
@@ -31,6 +42,7 @@ from server.auth.authentication import AuthMiddleware, AuthThrottle
 from server.auth.principal import current_rights
 from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
+from server.base_weights.service import BaseWeightsService
 from server.context import AppContext, refuse_unknown_parameters
 from server.database.changes import ChangeCounter
 from server.database.clock import database_clock, utc_now
@@ -266,6 +278,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
         upload_locks=UploadLocks(),
         webhooks=WebhookService(engine, utc_now),
         weights=WeightsFetcher(storage.weights_folder),
+        base_weights=BaseWeightsService(engine, storage, settings, quotas, reservations, utc_now),
         retention=Retention(job_service, storage),
         tokens=tokens,
         quotas=quotas,

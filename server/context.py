@@ -16,6 +16,7 @@ from server.auth.audit import AuditTrail
 from server.auth.authentication import AuthThrottle
 from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
+from server.base_weights.service import BaseWeightsService
 from server.database.changes import ChangeCounter
 from server.datasets.admission import Admissions
 from server.datasets.ingestion import Ingestion
@@ -60,6 +61,7 @@ class AppContext:
     upload_locks: UploadLocks
     webhooks: WebhookService
     weights: WeightsFetcher
+    base_weights: BaseWeightsService
     metrics: Metrics
     retention: Retention
     tokens: TokenService

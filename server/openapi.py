@@ -116,6 +116,7 @@ _TAGS = {
     "problems": "The codes of errors: what each means and what to do.",
 }
 _PATH_PARAMETERS = {
+    "base_weights_id": "Id of base weights, `bw_...`.",
     "code": "The `code` of a problem.",
     "dataset_id": "Id of a dataset, `ds_...`.",
     "delivery_id": "Id of a webhook's message.",

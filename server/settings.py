@@ -80,7 +80,7 @@ class ServerSettings(BaseSettings):
     quota_jobs: int | None = Field(default=None, ge=0)
     """Unfinished jobs of one owner. None: no limit. A quota set for an owner overrides these three."""
     quota_bytes: int | None = Field(default=None, ge=0)
-    """Bytes of one owner's uploads, datasets and files of jobs."""
+    """Bytes of one owner's uploads, datasets, base weights and files of jobs."""
     quota_gpu_hours: float | None = Field(default=None, ge=0)
     """Worker hours for one owner's jobs in a calendar month."""
     requests_per_minute: float | None = Field(default=1200, gt=0)
@@ -111,7 +111,8 @@ class ServerSettings(BaseSettings):
     public_url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+(/[^\s]*)?$")
     """Address of the server for its users, such as `https://voices.example`. None: webhooks' messages have paths."""
     outbound_networks: Annotated[tuple[Network, ...], NoDecode] = ()
-    """Networks that webhooks may call beside public addresses, separated by commas: `10.1.0.0/16, 127.0.0.1`."""
+    """Networks that webhooks and downloads of base weights may call beside public addresses, separated by commas:
+    `10.1.0.0/16, 127.0.0.1`."""
     webhook_poll_seconds: float = Field(default=1, gt=0)
     """Interval between queries for webhook messages to send."""
     webhook_log_days: float = Field(default=30, gt=0)

@@ -24,7 +24,7 @@ from server.errors import LeaseLost, NotFound
 from server.job_store.leases import Lease, WorkerCommand
 from server.jobs.service import JobService
 from server.results.checkpoints import StoredCheckpoints
-from server.storage.local import Storage
+from server.storage.local import ORIGIN_FILE, Storage
 from server.storage.trash import Trash
 from server.transient_errors import is_transient
 from worker.engine.checkpoint_sync import CheckpointSync
@@ -179,6 +179,11 @@ class JobRun:
             "--threads": self._settings.num_threads,
             "--lock-wait": self._settings.lock_wait_seconds,
         }
+        generator, discriminator = storage.start_files(lease.job_id)
+        if generator is not None or discriminator is not None:
+            options["--base-origin"] = (storage.start_folder(lease.job_id) / ORIGIN_FILE).read_text()
+        options |= {"--pretrained-g": generator} if generator is not None else {}
+        options |= {"--pretrained-d": discriminator} if discriminator is not None else {}
         if self._settings.content_folder is not None:
             options["--content-folder"] = self._settings.content_folder
         # One argument each, so that a value which begins with a dash is still a value.

@@ -143,6 +143,16 @@ def run(
         Path | None, typer.Option(help="Folder to share slices, pitch and features with other runs.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")] = None,
+    pretrained_g: Annotated[
+        Path | None, typer.Option("--pretrained-g", help="Base weights of the generator, instead of the published.")
+    ] = None,
+    pretrained_d: Annotated[
+        Path | None,
+        typer.Option("--pretrained-d", help="Base weights of the discriminators, instead of the published."),
+    ] = None,
+    base_origin: Annotated[
+        str | None, typer.Option(help="Where these two files are from, for the voice's own record.")
+    ] = None,
     events: Annotated[
         bool,
         typer.Option(
@@ -163,7 +173,17 @@ def run(
         raise usage_error(f"--voice: {error}") from error
     training = _read_config(config, setting or [])
     folder = weights or default_weights_folder()
-    machine = Machine(device, threads, folder, cache, content_folder=content_folder, num_processes=processes)
+    machine = Machine(
+        device,
+        threads,
+        folder,
+        cache,
+        content_folder=content_folder,
+        pretrained_g=pretrained_g,
+        pretrained_d=pretrained_d,
+        base_origin=base_origin,
+        num_processes=processes,
+    )
     switch = StopSwitch()
     switch.on_signals()
     if events:

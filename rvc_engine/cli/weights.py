@@ -13,16 +13,18 @@ from rich.console import Console
 from rich.table import Table
 
 from rvc_engine.cli.errors import exit_on_error
+from rvc_engine.errors import EngineError, InvalidConfig
 from rvc_engine.events import EXIT_FAILED
 from rvc_engine.machine import default_weights_folder
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_engine.translation.programs import echo
 from rvc_engine.weights.catalogue import PublishedFile, Weights
 from rvc_engine.weights.download import Progress, fetch
+from rvc_engine.weights.own import BaseRole, OwnBaseWeights, OwnWeightsFolder, WeightsCheck
 
 app = typer.Typer(
     name="weights",
-    help="Published weight files: list, fetch, import, verify.",
+    help="Weight files: list, fetch, import and verify published ones; add, list and remove base weights of your own.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -37,16 +39,82 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard out
 @app.command("list")
 def list_command(folder: WeightsFolder, as_json: AsJson = False) -> None:
     """List every known file and whether it is present. The files are not read; use `verify` for that."""
-    weights = Weights(folder)
+    weights, own = Weights(folder), OwnWeightsFolder(folder)
     rows = [(file, weights.state(file)) for file in weights.files]
     if as_json:
-        _print_json([file.model_dump() | {"state": state, "file": str(weights.path_of(file))} for file, state in rows])
+        listed = [file.model_dump() | {"state": state, "file": str(weights.path_of(file))} for file, state in rows]
+        _print_json([*listed, *(_own_row(own, found, role) for found in own.all() for role in found.files)])
         return
     columns = [translated_word("column", name) for name in ("id", "file", "MB", "state")]
     table = Table(*columns, title=translated(f"Published weights in {folder}"))
     for file, state in rows:
         table.add_row(file.id, file.name, f"{file.size / 1e6:.1f}", translated_word("state", state))
     Console().print(table)
+    for found in own.all():
+        echo(f"base weights {found.name}: {_kinds_text(found)}")
+
+
+@app.command("add")
+def add_command(
+    name: Annotated[str, typer.Argument(help="Name for them, which --pretrained takes.")],
+    folder: WeightsFolder,
+    generator: Annotated[Path | None, typer.Option(help="G_ file, such as f0G40k.pth.")] = None,
+    discriminator: Annotated[Path | None, typer.Option(help="D_ file, such as f0D40k.pth.")] = None,
+) -> None:
+    """Add base weights of your own, from a G_ file, a D_ file or both, which are checked and copied."""
+    given = (("generator", generator), ("discriminator", discriminator))
+    files: dict[BaseRole, Path] = {role: path for role, path in given if path is not None}  # type: ignore[misc]
+    with exit_on_error(InvalidConfig):
+        if not files:
+            raise InvalidConfig("give --generator, --discriminator or both")
+        for path in files.values():
+            if not path.is_file():
+                raise InvalidConfig(f"there is no file {path}; give a G_ or D_ file")
+        from rvc_engine.checkpoints.base_weights import examine  # imports torch
+
+        kinds = examine(files)
+        added = OwnWeightsFolder(folder).add(name, {role: (path, kinds[role]) for role, path in files.items()})
+    echo(f"base weights {added.name}: {_kinds_text(added)}")
+
+
+@app.command("check", hidden=True)
+def check_command(
+    output: Annotated[Path, typer.Option(help="JSON file to write: the kind of each file, or `error`.")],
+    generator: Annotated[Path | None, typer.Option(help="G_ file.")] = None,
+    discriminator: Annotated[Path | None, typer.Option(help="D_ file.")] = None,
+) -> None:
+    """Check base weights for a server, which runs this confined: the files are of strangers."""
+    from rvc_engine.checkpoints.base_weights import examine  # imports torch
+
+    given = (("generator", generator), ("discriminator", discriminator))
+    files: dict[BaseRole, Path] = {role: path for role, path in given if path is not None}  # type: ignore[misc]
+    try:
+        result = WeightsCheck(kinds=examine(files))
+    except EngineError as error:
+        text = str(error)
+        for role, path in files.items():
+            text = text.replace(str(path), f"the {role}'s file")
+        result = WeightsCheck(error=text)
+    output.write_text(result.model_dump_json())
+
+
+@app.command("remove")
+def remove_command(
+    name: Annotated[str, typer.Argument(help="Name of base weights of your own.")], folder: WeightsFolder
+) -> None:
+    """Remove base weights of your own. Runs that have begun with them go on without them."""
+    with exit_on_error(InvalidConfig):
+        OwnWeightsFolder(folder).remove(name)
+    echo(f"removed base weights {name}")
+
+
+def _own_row(own: OwnWeightsFolder, found: OwnBaseWeights, role: BaseRole) -> dict[str, object]:
+    file = found.files[role]
+    return {"id": found.name, "role": role, "file": str(own.path_of(found.name, role))} | file.model_dump()
+
+
+def _kinds_text(found: OwnBaseWeights) -> str:
+    return ", ".join(str(file.kind) for file in found.files.values())
 
 
 @app.command("fetch")

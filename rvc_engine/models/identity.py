@@ -16,6 +16,7 @@ from rvc_engine.config import SampleRate, TrainingConfig, Version, Width
 from rvc_engine.hyperparameters import PUBLISHED_WIDTH, Hyperparameters
 from rvc_engine.models.discriminators import PERIODS, Discriminators
 from rvc_engine.models.synthesizer import Synthesizer
+from rvc_engine.weights.own import discriminators_text, generator_text
 
 SPEAKER_EMBEDDING = "emb_g.weight"
 """Key of the speaker embedding in a generator's state dict: its rows are the speakers."""
@@ -50,11 +51,10 @@ class ModelIdentity:
         return self.rates[0] if len(self.rates) == 1 else None
 
     def __str__(self) -> str:
-        size = "" if self.width == PUBLISHED_WIDTH else f" of width {self.width}"
         if self.role == "discriminators":
-            return f"{self.version} discriminators{size}"
+            return discriminators_text(self.version, self.width)
         rates = " or ".join(self.rates) if self.rates else "of no published rate"
-        return f"{self.version} {rates} weights {'with' if self.f0 else 'without'} pitch{size}"
+        return generator_text(self.version, rates, bool(self.f0), self.width)
 
     def hparams(self, rate: SampleRate | None = None) -> Hyperparameters | None:
         """Hyperparameters of this kind of generator; None where the layout or the rate is unknown."""

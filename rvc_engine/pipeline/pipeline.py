@@ -28,6 +28,7 @@ from rvc_engine.training import trainer
 from rvc_engine.training.distributed import launcher
 from rvc_engine.training.trainer import BaseWeights
 from rvc_engine.voices import export
+from rvc_engine.workspace.base_weights_choice import BaseWeightsChoice
 from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.layout import Workspace, fingerprint_of
 from rvc_engine.workspace.rvc_files import config_file
@@ -218,6 +219,9 @@ class _Run:
         files = [path for path in paths if path is not None and path.is_file()]
         identity = " ".join(f"{path.name} {sha256_of(path)[:12]}" for path in files) or "none"
         if not is_begun(self.workspace):
+            if origin := self.machine.base_origin or self.config.own_base_weights:
+                BaseWeightsChoice(pretrained="auto", origin=origin).write(self.workspace)
+                self.report(Log(message=f"training starts from {origin}"))
             return BaseWeights(paths[0], paths[1], identity)
         recorded = RecoveryStore(self.workspace, {}).base_weights() or BASE_OF_A_PAIR
         if any(paths) and (not files or identity != recorded):

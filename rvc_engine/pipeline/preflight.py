@@ -19,6 +19,7 @@ from rvc_engine.models.identity import ModelIdentity, discriminators_layout, gen
 from rvc_engine.pipeline.required_weights import check_weights
 from rvc_engine.reporting import Report
 from rvc_engine.weights.catalogue import Weights
+from rvc_engine.weights.own import own_base_paths
 from rvc_engine.workspace import external
 from rvc_engine.workspace.layout import Workspace
 from rvc_engine.workspace.rvc_files import config_file
@@ -157,9 +158,9 @@ def _base_weights_faults(config: TrainingConfig, machine: Machine) -> Iterator[E
 
 
 def base_weight_paths(config: TrainingConfig, machine: Machine) -> tuple[Path | None, Path | None]:
-    """Base weights to start training from, generator first: the machine's own files, or else the published ones."""
-    own = (machine.pretrained_g, machine.pretrained_d)
-    if config.pretrained != "auto":
+    """Base weights to start training from, generator first: the user's own files, or else the published ones."""
+    own = own_base_paths(config, machine)
+    if not config.uses_published_weights:
         return own
     weights = Weights(machine.weights_folder)
     published = weights.pretrained_files(config.version, config.sample_rate, config.f0)

@@ -9,6 +9,7 @@ from rvc_engine.errors import MissingWeights
 from rvc_engine.machine import Machine
 from rvc_engine.pitch.names import PUBLISHED_WEIGHTS, check_installed, weights_problem
 from rvc_engine.weights.catalogue import ENCODER_IDS, PublishedFile, Weights
+from rvc_engine.weights.own import OwnWeightsFolder, own_base_paths
 
 _OTHER_ENCODER = (
     "choose another encoder with content=whisper-tiny, which needs no download (a voice made with it converts "
@@ -48,18 +49,22 @@ def published_preparation(config: TrainingConfig, machine: Machine) -> list[Publ
 def published_base_weights(config: TrainingConfig, machine: Machine) -> list[PublishedFile]:
     """Published base weights that a run needs: for the models without a file of the user's own."""
     published = Weights(machine.weights_folder).pretrained_files(config.version, config.sample_rate, config.f0)
-    own = (machine.pretrained_g, machine.pretrained_d)
+    own = own_base_paths(config, machine)
     return [file for path, file in zip(own, published, strict=True) if path is None]
 
 
-def missing_files(config: TrainingConfig, weights_folder: Path) -> list[PublishedFile]:
+def missing_files(
+    config: TrainingConfig, weights_folder: Path, own: tuple[Path | None, Path | None] = (None, None)
+) -> list[PublishedFile]:
     """Published files that a run with recordings needs and that are missing or damaged there. Reads no file's content.
 
-    A damaged file with the right size is found only once its sha256 was computed.
+    A damaged file with the right size is found only once its sha256 was computed. `own`: files to start from instead
+    of published ones, generator first.
     """
-    machine, weights = Machine(weights_folder=weights_folder), Weights(weights_folder)
+    machine = Machine(weights_folder=weights_folder, pretrained_g=own[0], pretrained_d=own[1])
+    weights = Weights(weights_folder)
     needed = published_preparation(config, machine)
-    if config.pretrained == "auto":
+    if config.uses_published_weights:
         needed += published_base_weights(config, machine)
     return [file for file in needed if weights.state(file) in {"missing", "damaged"}]
 
@@ -75,7 +80,14 @@ def _content_problems(config: TrainingConfig, machine: Machine, weights: Weights
 
 
 def _base_weights_problems(config: TrainingConfig, machine: Machine, weights: Weights) -> Iterator[str]:
-    if config.pretrained == "auto" and (problems := _base_problems(config, machine, weights)):
+    name = config.own_base_weights
+    if name is not None and not any(own_base_paths(config, machine)):
+        known = ", ".join(found.name for found in OwnWeightsFolder(machine.weights_folder).all()) or "none"
+        yield (
+            f"there are no base weights of your own named {name} in {machine.weights_folder} (there are: {known}); add "
+            f"them with `rvc-engine weights add {name} --generator FILE --discriminator FILE`, or set pretrained=auto"
+        )
+    elif config.uses_published_weights and (problems := _base_problems(config, machine, weights)):
         ways = weights.ways_to_get(f"pretrained-{config.version}-{config.sample_rate}", _NO_BASE_WEIGHTS)
         yield f"the base weights cannot be used, {'; '.join(problems)}. {ways}"
 
@@ -84,7 +96,7 @@ def _base_problems(config: TrainingConfig, machine: Machine, weights: Weights) -
     problems = []
     published = weights.pretrained_files(config.version, config.sample_rate, config.f0)
     needed: list[PublishedFile] = []
-    for own, file in zip((machine.pretrained_g, machine.pretrained_d), published, strict=True):
+    for own, file in zip(own_base_paths(config, machine), published, strict=True):
         if own is None:
             needed.append(file)
         elif not own.is_file():

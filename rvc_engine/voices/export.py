@@ -59,8 +59,9 @@ class VoiceDetails:
     """Duration of its recordings without silence."""
     speakers: Mapping[int, str] = field(default_factory=lambda: {0: "0"})
     """Names of its speakers, by id."""
-    is_from_scratch: bool = False
-    """Whether it was trained without base weights because they were missing."""
+    base_weights: str | None = None
+    """Base weights of the user's own, or the earlier voice that it was trained from; none: published ones were missing.
+    None in all other cases."""
 
     @classmethod
     def from_checkpoint(cls, workspace: Workspace, config: TrainingConfig, progress: TrainProgress) -> Self:
@@ -70,9 +71,11 @@ class VoiceDetails:
         embedder = embedder_of_features(config.content, workspace.made_with("content"))
         speakers = speakers_present(workspace, config)
         choice = BaseWeightsChoice.read(workspace)
-        is_from_scratch = config.pretrained == "none" and choice is not None and choice.pretrained == "none"
+        origin = None if choice is None else choice.origin
+        if config.pretrained == "none" and choice is not None and choice.pretrained == "none":
+            origin = "none"
         epoch = completed_epochs(progress)
-        return cls(workspace.voice, epoch, progress.step, embedder, seconds, speakers, is_from_scratch)
+        return cls(workspace.voice, epoch, progress.step, embedder, seconds, speakers, origin)
 
 
 def voice_tree(weights: dict[str, Tensor], hparams: Hyperparameters, details: VoiceDetails) -> dict[str, Any]:
@@ -103,7 +106,7 @@ def voice_tree(weights: dict[str, Tensor], hparams: Hyperparameters, details: Vo
         "speakers_id": max(details.speakers) + 1,  # Applio offers the ids below it
         "vocoder": "HiFi-GAN",
         **names,
-        **({"base_weights": "none"} if details.is_from_scratch else {}),
+        **({"base_weights": details.base_weights} if details.base_weights else {}),
     }
 
 

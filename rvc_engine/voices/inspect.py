@@ -32,7 +32,7 @@ from rvc_engine.models.identity import (
     shapes_of,
 )
 from rvc_engine.translation.messages import translated, translated_word
-from rvc_engine.voices.voice import speaker_names
+from rvc_engine.voices.voice import speaker_names, start_notes
 from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.index_files import read_index
 
@@ -215,8 +215,7 @@ def _voice_facts(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
     if facts["dtype"] != "float16":
         faults.append(f"its tensors are {facts['dtype']}; published voices are float16, smaller and no worse")
     notes = [] if facts["encoder"] == CONTENTVEC else [_encoder_note(facts["encoder"])]
-    notes += ["it was trained from scratch, without base weights"] if tree.get("base_weights") == "none" else []
-    return {**facts, "faults": faults, "notes": notes}
+    return {**facts, "faults": faults, "notes": [*notes, *start_notes(tree)]}
 
 
 def _encoder_note(encoder: str) -> str:

@@ -69,3 +69,13 @@ def speaker_names(tree: dict[str, Any]) -> dict[int, str]:
     if not isinstance(table, dict):
         return {}
     return {number: name for number, name in table.items() if isinstance(number, int) and isinstance(name, str)}
+
+
+def start_notes(tree: dict[str, Any]) -> list[str]:
+    """Remark on what the training of a voice began with; empty for published base weights, and for other programs'."""
+    base = tree.get("base_weights")
+    if not base or not isinstance(base, str):
+        return []
+    return [
+        "it was trained from scratch, without base weights" if base == "none" else f"its training began with {base}"
+    ]

@@ -1,4 +1,4 @@
-"""Choice of a run that began where published base weights were missing: fetch them, or train without. No torch."""
+"""Start of a run: base weights of the user's own, or its choice where published ones were missing. No torch."""
 
 from typing import Literal, Self
 
@@ -18,6 +18,8 @@ class BaseWeightsChoice(BaseModel):
     """auto: the published ones are fetched. none: the run trains from scratch."""
     reason: str = ""
     """Cause of none, as a clause."""
+    origin: str | None = None
+    """Base weights of the user's own that the run began with, by name, or the save of an earlier voice."""
 
     @classmethod
     def read(cls, workspace: Workspace) -> Self | None:

@@ -98,7 +98,7 @@ class Workspace:
 
     @property
     def base_weights_choice(self) -> Path:
-        """`base_weights.json`: choice of a run that began where published base weights were missing."""
+        """`base_weights.json`: base weights of the user's own, or the choice where published ones were missing."""
         return self.root / "base_weights.json"
 
     @property

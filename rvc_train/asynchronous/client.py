@@ -12,15 +12,15 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-import platformdirs
 from pydantic import ValidationError
 
 from rvc_train.asynchronous.access import Access
 from rvc_train.asynchronous.administration import PublishedWeights, Retention
+from rvc_train.asynchronous.base_weights import BaseWeights
 from rvc_train.asynchronous.downloads import download
 from rvc_train.asynchronous.streams import RECONNECT_SECONDS, OnWait, follow
 from rvc_train.asynchronous.transport import Transport
-from rvc_train.asynchronous.uploads import upload
+from rvc_train.asynchronous.uploads import upload, upload_cache
 from rvc_train.asynchronous.webhooks import Webhooks
 from rvc_train.errors import ClientError, UsageError
 from rvc_train.http.files import Offered, Progress, free_paths
@@ -37,15 +37,6 @@ from rvc_train.schemas.system import SystemPublic
 from rvc_train.schemas.workers import WorkerPublic
 
 
-def _cache() -> Path | None:
-    """Folder for the addresses of unfinished uploads; None for a user without a home folder."""
-    try:
-        folder = Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
-    except RuntimeError:
-        return None
-    return folder if folder.is_absolute() else None
-
-
 class AsyncClient:
     """Client of one server; as a context manager it closes its connections."""
 
@@ -55,6 +46,7 @@ class AsyncClient:
         self._transport = transport = Transport(http)
         self.webhooks = Webhooks(transport)
         self.weights = PublishedWeights(transport)
+        self.base_weights = BaseWeights(transport, memory)
         self.retention = Retention(transport)
         self.access = Access(transport)
         self._memory = memory
@@ -91,7 +83,7 @@ class AsyncClient:
         name = dataset_name(name, paths)
         async with entered_in_thread(packed(paths, on_contents or (lambda contents: None))) as file:
             report_progress = progress or (lambda done, total: None)
-            return await upload(self._transport, file, name, report_progress, self._memory or _cache(), zip_names)
+            return await upload(self._transport, file, name, report_progress, self._memory or upload_cache(), zip_names)
 
     def datasets(self, limit: int = 100, *, owner: str | None = None) -> AsyncIterator[DatasetPublic]:
         """All datasets of the caller, page by page; for an administrator those of all owners, or of `owner`."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import platformdirs
 
 from rvc_train.asynchronous.transport import Transport
 from rvc_train.errors import ApiError, BadUpload, ClientError, ConnectionFailed, NotFound
@@ -78,6 +79,27 @@ async def upload(
             f"the server has other bytes than were sent; delete the dataset {dataset.id} and upload it again"
         )
     return dataset
+
+
+def upload_cache() -> Path | None:
+    """Folder for the addresses of unfinished uploads; None for a user without a home folder."""
+    try:
+        folder = Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None
+
+
+async def send_file(transport: Transport, file: Path, progress: Progress, cache: Path | None) -> str:
+    """Send a file as an upload, only bytes that the server lacks; returns the upload's id.
+
+    `cache`: as for `upload`. Raises ConnectionFailed when the server does not answer; the same call continues.
+    """
+    size, sha256 = file.stat().st_size, await in_thread(sha256_of, file)
+    key = hashlib.sha256(f"{transport.http.base_url} {sha256}".encode()).hexdigest()
+    record_file = None if cache is None else cache / f"{key}.json"
+    address = await _send(transport, file, size, record_file, progress)
+    return address.rpartition("/")[2]
 
 
 async def _create_dataset(

@@ -8,7 +8,19 @@ from rvc_engine.installation import VersionOption
 from rvc_engine.translation.program_errors import errors_reported
 from rvc_engine.translation.programs import LanguageOption, LogLevelOption, localized
 from rvc_train.cli import exit_codes
-from rvc_train.cli.commands import access, admin, control, datasets, demo, evaluations, jobs, services, setup, up
+from rvc_train.cli.commands import (
+    access,
+    admin,
+    base_weights,
+    control,
+    datasets,
+    demo,
+    evaluations,
+    jobs,
+    services,
+    setup,
+    up,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +31,7 @@ app = typer.Typer(
     "130 Ctrl-C.",
 )
 app.add_typer(datasets.app, name="dataset")
+app.add_typer(base_weights.app, name="base-weights")
 jobs.add_to(app)
 control.add_to(app)
 evaluations.add_to(app)

@@ -1,9 +1,12 @@
-"""Schemas for administrators: retention policy, published weights."""
+"""Schemas of retention and weights: the policy, published weights, base weights of one's own."""
 
-from typing import Literal
+from datetime import datetime
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, computed_field
+from pydantic import AfterValidator, Field, computed_field, model_validator
 
+from rvc_engine.names.base_weights import check_base_weights_name
+from rvc_engine.weights.own import OwnFile
 from rvc_train.schemas.base import DEPRECATED, RequestModel, ResponseModel, SizedModel
 
 
@@ -112,3 +115,78 @@ class WeightsPublic(SizedModel):
     def size_here_bytes(self) -> int:
         """Bytes on the server's machine, including an unfinished download."""
         return self.size_here
+
+
+class WeightsSource(RequestModel):
+    """Source of a file: exactly one of the two."""
+
+    upload_id: str | None = Field(default=None, min_length=1, max_length=64)
+    """Id of a complete upload, which is deleted once the file is taken in."""
+    url: str | None = Field(default=None, min_length=8, max_length=2000, pattern="^https?://")
+    """Address that the server downloads from: a public one, or one in a network that its administrator allows."""
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if (self.upload_id is None) == (self.url is None):
+            raise ValueError("give either upload_id or url")
+        return self
+
+
+class BaseWeightsCreate(RequestModel):
+    """Request to take in base weights: a generator, discriminators, or both."""
+
+    name: Annotated[
+        str,
+        AfterValidator(check_base_weights_name),
+        Field(json_schema_extra={"pattern": "^[a-z0-9][a-z0-9._-]{0,63}$", "not": {"enum": ["auto", "none"]}}),
+    ]
+    """Name, which a job's `config.pretrained` takes; unique among the owner's."""
+    generator: WeightsSource | None = None
+    """A `G_` file, such as `f0G40k.pth`."""
+    discriminator: WeightsSource | None = None
+    """A `D_` file, such as `f0D40k.pth`."""
+
+    @model_validator(mode="after")
+    def _check_any(self) -> Self:
+        if self.generator is None and self.discriminator is None:
+            raise ValueError("give generator, discriminator or both")
+        return self
+
+
+class BaseWeightsKind(ResponseModel):
+    """Kind of voice that a file fits."""
+
+    version: str
+    sample_rate: str | None
+    """Null for discriminators, which fit every rate."""
+    f0: bool | None
+    """Whether the voice follows pitch; null for discriminators, which fit both."""
+    width: int
+
+
+class BaseWeightsFile(ResponseModel):
+    """A file of base weights."""
+
+    size_bytes: int
+    sha256: str
+    fits: BaseWeightsKind
+    description: str
+    """The same in words."""
+
+
+class BaseWeightsPublic(ResponseModel):
+    """Base weights of an owner."""
+
+    id: str
+    owner: str
+    name: str
+    size_bytes: int
+    generator: BaseWeightsFile | None
+    discriminator: BaseWeightsFile | None
+    created_at: datetime
+
+
+def file_public(file: OwnFile) -> BaseWeightsFile:
+    """A file in its public form."""
+    fits = BaseWeightsKind.model_validate(file.kind.model_dump())
+    return BaseWeightsFile(size_bytes=file.size, sha256=file.sha256, fits=fits, description=str(file.kind))

@@ -2,9 +2,9 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, computed_field
+from pydantic import Field, computed_field, model_validator
 
 from rvc_engine.config import TrainingConfig, VoiceName
 from rvc_engine.errors import FailureCode
@@ -54,6 +54,32 @@ def with_job_defaults(config: TrainingConfig) -> TrainingConfig:
     return config.model_copy(update={name: defaults[name] for name in defaults.keys() - config.model_fields_set})
 
 
+class StartFrom(RequestModel):
+    """The save of an earlier job, whose generator and discriminators training begins with in place of base weights."""
+
+    job_id: str | None = Field(default=None, min_length=1, max_length=64)
+    """Id of the job."""
+    voice: VoiceName | None = None
+    """Name of a voice, in place of a job: its newest job that succeeded and whose saves are on the server."""
+    save: int | None = Field(default=None, ge=0, lt=10**9)
+    """Number of the save, as in its file's name `G_<number>.pth`; null: the last one."""
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if (self.job_id is None) == (self.voice is None):
+            raise ValueError("give either job_id or voice")
+        return self
+
+
+class StartedFrom(ResponseModel):
+    """The save of an earlier job that a job begins with."""
+
+    job_id: str
+    """The job, which may have been deleted since."""
+    voice: str
+    save: int
+
+
 class JobCreate(RequestModel):
     """Request to submit a job."""
 
@@ -63,6 +89,9 @@ class JobCreate(RequestModel):
     """Id of the dataset to train on."""
     config: TrainingConfig = TrainingConfig()
     """Training options; all have defaults."""
+    start_from: StartFrom | None = None
+    """Go on from the voice of an earlier job, with the same recordings or others. It must be of the same version,
+    sample rate, pitch and width."""
     priority: int = Field(default=0, ge=-100, le=100)
     """Jobs with a higher priority run first; those of equal priority in the order of their submission."""
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=MAX_LABELS)
@@ -188,6 +217,8 @@ class JobPublic(Forecast):
     retry_of: str | None = None
     """Id of the job that this one retries, which may have been deleted."""
     retry_from: RetryFrom | None = None
+    start_from: StartedFrom | None = None
+    """The save of an earlier job that its training begins with; null for base weights, or none."""
     num_artifacts: int
     disk_bytes: int = 0
     """Bytes of its files on disk, checkpoints and log included, as last measured."""

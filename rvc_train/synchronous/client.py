@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-import platformdirs
 from pydantic import ValidationError
 
 from rvc_train.errors import ClientError, UsageError
@@ -30,20 +29,12 @@ from rvc_train.schemas.system import SystemPublic
 from rvc_train.schemas.workers import WorkerPublic
 from rvc_train.synchronous.access import Access
 from rvc_train.synchronous.administration import PublishedWeights, Retention
+from rvc_train.synchronous.base_weights import BaseWeights
 from rvc_train.synchronous.downloads import download
 from rvc_train.synchronous.streams import RECONNECT_SECONDS, OnWait, follow
 from rvc_train.synchronous.transport import Transport
-from rvc_train.synchronous.uploads import upload
+from rvc_train.synchronous.uploads import upload, upload_cache
 from rvc_train.synchronous.webhooks import Webhooks
-
-
-def _cache() -> Path | None:
-    """Folder for the addresses of unfinished uploads; None for a user without a home folder."""
-    try:
-        folder = Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
-    except RuntimeError:
-        return None
-    return folder if folder.is_absolute() else None
 
 
 class Client:
@@ -55,6 +46,7 @@ class Client:
         self._transport = transport = Transport(http)
         self.webhooks = Webhooks(transport)
         self.weights = PublishedWeights(transport)
+        self.base_weights = BaseWeights(transport, memory)
         self.retention = Retention(transport)
         self.access = Access(transport)
         self._memory = memory
@@ -89,7 +81,7 @@ class Client:
         name = dataset_name(name, paths)
         with packed(paths, on_contents or (lambda contents: None)) as file:
             report_progress = progress or (lambda done, total: None)
-            return upload(self._transport, file, name, report_progress, self._memory or _cache(), zip_names)
+            return upload(self._transport, file, name, report_progress, self._memory or upload_cache(), zip_names)
 
     def datasets(self, limit: int = 100, *, owner: str | None = None) -> Iterator[DatasetPublic]:
         """All datasets of the caller, page by page; for an administrator those of all owners, or of `owner`."""

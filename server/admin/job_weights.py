@@ -35,7 +35,9 @@ class JobWeights:
             self._settle(job)
 
     def _settle(self, job: Job) -> None:
-        missing = missing_files(TrainingConfig.model_validate(job.config), self._storage.weights_folder)
+        missing = missing_files(
+            TrainingConfig.model_validate(job.config), self._storage.weights_folder, self._storage.start_files(job.id)
+        )
         if not missing:
             self._finish(job, None)
         elif job.id not in self._wanted:

@@ -69,10 +69,15 @@ class WeightsFetcher:
             ],
         )
 
-    def missing(self, config: TrainingConfig) -> list[MissingWeights]:
-        """The files that a job needs and that are missing or damaged, by id. Reads no file's content."""
+    def missing(
+        self, config: TrainingConfig, own: tuple[Path | None, Path | None] = (None, None)
+    ) -> list[MissingWeights]:
+        """The files that a job needs and that are missing or damaged, by id. Reads no file's content.
+
+        `own`: files that it starts from in place of published ones, generator first.
+        """
         by_id: dict[str, list[PublishedFile]] = {}
-        for file in missing_files(config, self._weights.folder):
+        for file in missing_files(config, self._weights.folder, own):
             by_id.setdefault(file.id, []).append(file)
         found = []
         for name, its_files in by_id.items():

@@ -16,7 +16,7 @@ from rvc_train.schemas.jobs import TERMINAL_STATUSES, JobStatus
 from server.auth.audit import record
 from server.database.engine import advisory_lock, read_session, write_session
 from server.database.result_tables import StoredFileRow
-from server.database.tables import Attempt, Dataset, Job, QuotaRow, SpentHours, Token, Upload
+from server.database.tables import Attempt, BaseWeights, Dataset, Job, QuotaRow, SpentHours, Token, Upload
 from server.errors import QuotaExceeded, StorageQuotaExceeded
 from server.settings import ServerSettings
 
@@ -123,7 +123,9 @@ def _open_jobs(session: Session, owner: str) -> int:
 
 
 def _bytes(session: Session, owner: str) -> int:
-    """Bytes of the owner's uploads, datasets and stored files of jobs: published ones, and the others as last measured.
+    """Bytes of the owner's uploads, datasets, base weights and stored files of jobs.
+
+    Published files of jobs count as they are, and the others as last measured.
 
     The same recordings under two names count twice.
     """
@@ -132,6 +134,7 @@ def _bytes(session: Session, owner: str) -> int:
         sa.select(sa.func.sum(col(Upload.length))).where(col(Upload.owner) == owner, col(Upload.dataset_id).is_(None)),
         sa.select(sa.func.sum(stored)).where(col(Dataset.owner) == owner, col(Dataset.deleted_at).is_(None)),
         sa.select(sa.func.sum(col(StoredFileRow.bytes))).where(col(StoredFileRow.owner) == owner),
+        sa.select(sa.func.sum(col(BaseWeights.size))).where(col(BaseWeights.owner) == owner),
     )
     return sum(int(session.execute(query).scalar() or 0) for query in sums)
 

@@ -1,4 +1,4 @@
-"""The tables of datasets and of the uploads that they are made from, and the change of an upload's state."""
+"""The tables of datasets, base weights, and the uploads that both are made from; the change of an upload's state."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -83,6 +83,22 @@ class Dataset(Table, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime)
     validated_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     deleted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class BaseWeights(Table, table=True):
+    """Base weights of an owner, by name. The row comes before its files get their place, and goes before them."""
+
+    __tablename__ = "base_weights"
+    __table_args__ = (sa.UniqueConstraint("owner", "name"),)
+
+    id: str = Field(primary_key=True)
+    owner: str
+    name: str
+    size: int = Field(sa_type=sa.BigInteger)
+    """Bytes of all files."""
+    files: dict[str, dict[str, Any]] = Field(sa_type=sa.JSON)
+    """Descriptions (`rvc_engine.weights.own.OwnFile`) of `generator` and `discriminator`, or of one of them."""
+    created_at: datetime = Field(sa_type=UtcDateTime)
 
 
 class Upload(Table, table=True):

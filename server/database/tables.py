@@ -15,9 +15,17 @@ from rvc_train.schemas.jobs import LEASED_STATUSES, TERMINAL_STATUSES, JobStatus
 from rvc_train.schemas.webhooks import DeliveryStatus
 from server.database import derived_tables, result_tables  # noqa: F401 - in the same metadata
 from server.database.base import LOCAL_OWNER, Table, UtcDateTime, in_sql, new_id, nullable_json, owner_column
-from server.database.dataset_tables import Dataset, Upload, UploadState, change_upload
+from server.database.dataset_tables import BaseWeights, Dataset, Upload, UploadState, change_upload
 
-__all__ = ["LOCAL_OWNER", "Dataset", "Upload", "UploadState", "change_upload", "new_id"]  # besides the tables below
+__all__ = [
+    "LOCAL_OWNER",
+    "BaseWeights",
+    "Dataset",
+    "Upload",
+    "UploadState",
+    "change_upload",
+    "new_id",
+]  # besides the tables below
 
 _LEASED = in_sql("status", LEASED_STATUSES)
 _TERMINAL = in_sql("status", TERMINAL_STATUSES)
@@ -71,6 +79,8 @@ class Job(Table, table=True):
     """`checkpoint` or `start`, for a retry."""
     fetch_weights: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
     """Whether missing weights are downloaded for it."""
+    start_from: dict[str, Any] | None = Field(default=None, sa_column=nullable_json())
+    """The save of an earlier job that it begins with: `job_id`, `voice`, `save`. Its own folder has the files."""
     weights_progress: float | None = None
     """Share of its missing weights that is downloaded, while it is `validating`; None: it does not wait for them."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlmodel import Session
@@ -10,6 +11,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import InvalidConfig, MissingWeights
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline.required_weights import check_weights
+from rvc_engine.weights.own import BASE_ROLES
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import Range, with_job_defaults
 from rvc_train.schemas.queue import EstimateRequest, JobEstimate
@@ -21,7 +23,11 @@ from server.estimates.estimates import SPREAD, Estimator, MeasuredJob
 from server.estimates.resources import batch_range, disk_bytes, memory_bytes
 from server.job_store.queries import usable_dataset
 from server.job_store.serializers import notice_of
+from server.job_store.starts import Start, find_start
 from server.storage.local import Storage
+
+StartFiles = tuple[Path | None, Path | None]
+"""Generator and discriminator; None for a published one, or none."""
 
 
 class EstimateService:
@@ -42,6 +48,7 @@ class EstimateService:
             measured = self._estimator.comparable(session, config.model_dump(mode="json"), workers)
             starts_in = self._estimator.starts_in(session, request.priority, now)
             quota_warnings = self._quota_warnings(session, owner)
+            own = _files(find_start(session, request, self._storage, owner, visible_owner))
         length = dataset.seconds
         work = _workload(config, measured, length) if measured and length else (None, None, None)
         has_gpu = any(worker.device.startswith("cuda") for worker in workers)
@@ -59,11 +66,16 @@ class EstimateService:
             basis="measured" if measured else None,
             basis_detail=_basis_detail(len(measured)),
             has_gpu=has_gpu,
-            warnings=[*self._warnings(request, dataset, disk, has_worker=bool(workers)), *quota_warnings],
+            warnings=[*self._warnings(request, dataset, disk, own, has_worker=bool(workers)), *quota_warnings],
         )
 
+    def start_files(self, request: EstimateRequest, *, owner: str, visible_owner: str | None) -> StartFiles:
+        """Files that the job would start from in place of published base weights. Refused as by `estimate`."""
+        with read_session(self._engine) as session:
+            return _files(find_start(session, request, self._storage, owner, visible_owner))
+
     def _warnings(
-        self, request: EstimateRequest, dataset: Dataset, disk: Range | None, *, has_worker: bool
+        self, request: EstimateRequest, dataset: Dataset, disk: Range | None, own: StartFiles, *, has_worker: bool
     ) -> Iterator[str]:
         if dataset.seconds is None:
             yield "the dataset's report is not ready yet; try again in a moment"
@@ -75,7 +87,9 @@ class EstimateService:
         if (notice := notice_of(request.config.content)) is not None:
             yield notice
         try:
-            check_weights(request.config, Machine(weights_folder=self._storage.weights_folder))
+            folder = self._storage.weights_folder
+            machine = Machine(weights_folder=folder, pretrained_g=own[0], pretrained_d=own[1])
+            check_weights(request.config, machine)
         except MissingWeights as error:
             yield f"on the server's machine, {error}"
         except InvalidConfig as error:  # a missing package of the engine, which the workers may have
@@ -87,6 +101,11 @@ class EstimateService:
         except (QuotaExceeded, StorageQuotaExceeded) as error:
             return [str(error)]
         return []
+
+
+def _files(start: Start | None) -> StartFiles:
+    generator, discriminator = (None if start is None else start.files.get(role) for role in BASE_ROLES)
+    return generator, discriminator
 
 
 def _workload(

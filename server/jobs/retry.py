@@ -1,16 +1,20 @@
 """Retry of a job: a new job with the old one's request, from its last checkpoint or from the start."""
 
+from typing import Any
+
 from pydantic import ValidationError
 
 from rvc_engine.checkpoints.manifest import FIXED_CHOICES, CheckpointEntry
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_train.schemas.jobs import JobCreate, JobRetry, JobStatus
+from server.database.engine import read_session
 from server.database.tables import Job, new_id
 from server.errors import Conflict, Refused
 from server.job_store.idempotency import IdempotentRequest
+from server.job_store.starts import find_start
 from server.jobs.service import JobService
-from server.jobs.submission import RetryOrigin, Submission
+from server.jobs.submission import RetryOrigin, Submission, place_start
 from server.results.checkpoints import CorruptCheckpoint, StoredCheckpoints
 from server.storage.local import Storage
 
@@ -47,13 +51,14 @@ class RetryService:
         try:
             checkpoint = self._checkpoint(old, new_job_id) if request.start_from == "checkpoint" else None
             step = None if checkpoint is None else checkpoint.step
+            begun_from = self._place_start(old, create_request, new_job_id, step)
             submission = self._jobs.submit(
                 create_request,
                 owner=old.owner,
                 visible_owner=visible_owner,
                 idempotent=idempotent,
                 job_id=new_job_id,
-                retry_origin=RetryOrigin(old.id, request.start_from, step),
+                retry_origin=RetryOrigin(old.id, request.start_from, step, begun_from),
             )
         except BaseException:
             self._storage.delete_job(new_job_id)
@@ -61,6 +66,20 @@ class RetryService:
         if submission.is_replay:
             self._storage.delete_job(new_job_id)
         return submission
+
+    def _place_start(self, old: Job, request: JobCreate, job_id: str, step: int | None) -> dict[str, Any] | None:
+        """Have the new job start from what the old one did, or from base weights that its changed config names."""
+        if request.config.pretrained == old.config.get("pretrained"):
+            self._storage.copy_start(old.id, job_id)
+            if step is not None or any(self._storage.start_files(job_id)):
+                return old.start_from
+            if old.start_from is not None:
+                raise Conflict("the save that the job started from is no longer there; submit a new job")
+        if request.config.own_base_weights is not None:
+            with read_session(self._jobs.engine) as session:
+                start = find_start(session, request, self._storage, old.owner, old.owner)
+            return place_start(self._storage, job_id, start)
+        return None
 
     def _checkpoint(self, old: Job, new_job_id: str) -> CheckpointEntry:
         try:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
@@ -16,12 +17,14 @@ from server.auth.audit import record
 from server.auth.quotas import Quotas
 from server.database.engine import read_session, write_session
 from server.database.tables import LOCAL_OWNER, Dataset, Job, new_id
+from server.errors import Refused
 from server.estimates.estimates import Estimator
 from server.job_store import idempotency
 from server.job_store.events import NewEvent
 from server.job_store.idempotency import IdempotentRequest
 from server.job_store.leases import AT_ONCE
 from server.job_store.queries import find_job, usable_dataset
+from server.job_store.starts import Start, find_start
 from server.job_store.transitions import JobStore
 from server.jobs.serializers import jobs_public
 from server.storage.local import Storage
@@ -50,6 +53,8 @@ class RetryOrigin:
     start_from: RetryFrom
     step: int | None
     """Step of the checkpoint that training continues from; None from the start."""
+    begun_from: dict[str, Any] | None = None
+    """Column `start_from` of the job that is retried, whose files the new job's folder has already."""
 
 
 class Submissions:
@@ -77,6 +82,34 @@ class Submissions:
         folder exists already. Raises Refused when the dataset is unknown or unusable, or the key was used for another
         request; QuotaExceeded, StorageQuotaExceeded.
         """
+        job_id = job_id or new_id("job")
+        if retry_origin is not None or self._storage is None or not _has_own_start(request):
+            return self._submit(request, owner, visible_owner, idempotent, job_id, retry_origin, None)
+        if idempotent is not None and (earlier := self.replay(idempotent)) is not None:
+            return earlier  # what it started from may have been deleted since
+        with read_session(self._store.engine) as session:
+            start = find_start(session, request, self._storage, owner, visible_owner)
+        try:
+            record = place_start(self._storage, job_id, start)
+            submission = self._submit(request, owner, visible_owner, idempotent, job_id, None, record)
+        except BaseException:
+            self._storage.delete_job(job_id)
+            raise
+        if submission.is_replay:
+            self._storage.delete_job(job_id)
+        return submission
+
+    def _submit(
+        self,
+        request: JobCreate,
+        owner: str,
+        visible_owner: str | None,
+        idempotent: IdempotentRequest | None,
+        job_id: str,
+        retry_origin: RetryOrigin | None,
+        start_record: dict[str, Any] | None,
+    ) -> Submission:
+        """Insert a job whose folder has what it starts from."""
         with write_session(self._store.engine) as session:
             if idempotent is not None:
                 idempotency.lock(session, idempotent)
@@ -85,7 +118,7 @@ class Submissions:
             dataset = usable_dataset(session, request.dataset_id, visible_owner, lock=True)
             if self._quotas is not None:
                 self._quotas.check_job(session, owner)
-            job = self._insert(session, request, owner, job_id or new_id("job"), retry_origin)
+            job = self._insert(session, request, owner, job_id, retry_origin, start_record)
             if dataset.status == DatasetStatus.READY and job.weights_progress is None:
                 self._enqueue(session, job)
             session.refresh(job)
@@ -152,23 +185,32 @@ class Submissions:
         return jobs_public(session, [job], self._estimator, self._store.clock())[0].model_dump_json()
 
     def _insert(
-        self, session: Session, request: JobCreate, owner: str, job_id: str, retry_origin: RetryOrigin | None
+        self,
+        session: Session,
+        request: JobCreate,
+        owner: str,
+        job_id: str,
+        retry_origin: RetryOrigin | None,
+        start_record: dict[str, Any] | None,
     ) -> Job:
         """Add the rows of a job: its own, its webhook's, the first event and the audit entry."""
         now = self._store.clock()
         config = with_job_defaults(request.config).model_dump(mode="json")
-        fields = request.model_dump(mode="json", exclude={"webhook", "config"})
-        job = Job(**fields, config=config, id=job_id, owner=owner, created_at=now, not_before=AT_ONCE)
-        if request.fetch_weights and self._storage and missing_files(request.config, self._storage.weights_folder):
+        fields = request.model_dump(mode="json", exclude={"webhook", "config", "start_from"})
+        times = {"created_at": now, "not_before": AT_ONCE}
+        job = Job(**fields, config=config, id=job_id, owner=owner, start_from=start_record, **times)
+        if request.fetch_weights and self._lacks_weights(request, job_id):
             job.weights_progress = 0.0
         origin = {}
         if retry_origin is not None:
             job.retry_of, job.retry_from = retry_origin.job_id, retry_origin.start_from
+            job.start_from = retry_origin.begun_from
             origin = {"retry_of": retry_origin.job_id, "from": retry_origin.start_from}
         session.add(job)
         session.flush()
+        if retry_origin is not None or start_record is not None or request.config.own_base_weights is not None:
+            measure_again(session, job)  # it has copies of checkpoints, or what it starts from
         if retry_origin is not None:
-            measure_again(session, job)  # it has copies of checkpoints
             copy_webhooks(session, retry_origin.job_id, job.id, now)
         if request.webhook is not None:
             session.add(new_webhook(owner, request.webhook, job.id, now))
@@ -176,14 +218,36 @@ class Submissions:
         record(session, "job.submitted", job.id, name=job.name, dataset_id=job.dataset_id, **origin)
         return job
 
+    def _lacks_weights(self, request: JobCreate, job_id: str) -> bool:
+        storage = self._storage
+        return storage is not None and bool(
+            missing_files(request.config, storage.weights_folder, storage.start_files(job_id))
+        )
+
     def _enqueue(self, session: Session, job: Job) -> None:
         self._store.append_events(session, job, NewEvent(EventType.VALIDATED, "the dataset is usable"))
         self._store.transition(session, job, S.QUEUED, NewEvent(EventType.QUEUED, "waiting for a worker"))
 
 
+def place_start(storage: Storage, job_id: str, start: Start | None) -> dict[str, Any] | None:
+    """Fill the new job's folder with what it starts from; returns the record for its row. Refused if it is gone."""
+    if start is None:
+        return None
+    try:
+        storage.place_start(job_id, start.files, start.origin)
+    except FileNotFoundError as error:
+        raise Refused(f"{start.origin} was deleted meanwhile; choose another start") from error
+    return start.record
+
+
+def _has_own_start(request: JobCreate) -> bool:
+    return request.start_from is not None or request.config.own_base_weights is not None
+
+
 def request_fingerprint(request: JobCreate) -> str:
     """Hash of a submission's payload."""
-    newer = set() if request.fetch_weights else {"fetch_weights"}  # keys of older versions stay valid
+    defaults = {"fetch_weights": request.fetch_weights, "start_from": request.start_from}
+    newer = {name for name, value in defaults.items() if not value}  # keys of older versions stay valid
     return hashlib.sha256(request.model_dump_json(exclude=newer).encode()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
     datasets/<dataset id>/recordings/    000001.wav ... and recordings.json (their original names)
     jobs/<job id>/workspace/             the engine's workspace, guarded by its lock
+    jobs/<job id>/start/                 generator.pth, discriminator.pth that training starts from, and origin.txt
     jobs/<job id>/job.log                the job's whole log, appended by its workers
     jobs/<job id>/attempts/<token>/      what one attempt writes, and no other one:
         artifacts/<sha256>                   published files: voices, indexes, previews
@@ -11,6 +12,7 @@
     cache/<dataset id>/                  stage results shared by the dataset's jobs
     weights/                             published weights
     readings/<worker id>                 GPU telemetry of a worker
+    base-weights/<id>/                   generator.pth, discriminator.pth: base weights of users
     uploads/<upload id>                  resumable uploads, as far as received
     workers/                             locks and records of workers; see `worker.engine.slots`
     incoming/                            other uploads and folders being written
@@ -31,7 +33,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,17 +42,20 @@ import structlog
 import uuid6
 
 from rvc_engine.environment.files import is_first_copy, is_in_use, rename, replace, sync_file, sync_folder
+from rvc_engine.weights.own import BASE_ROLES, BaseRole
+from rvc_engine.workspace.atomic_files import write_atomically
 from server.errors import LeaseLost, SettingsRefused
 
 logger = structlog.get_logger(__name__)
 
 _ID = re.compile(r"^[a-z]{2,4}_[0-9a-f]{32}$")
-_NAMES = {"datasets": "ds_", "cache": "ds_", "jobs": "job_", "uploads": "upl_", "incoming": ""}
+_NAMES = {"datasets": "ds_", "cache": "ds_", "jobs": "job_", "base-weights": "bw_", "uploads": "upl_", "incoming": ""}
 """Prefix of the names in each folder; the rest is 32 hexadecimal digits."""
 _CHUNK = 1 << 20
 ARTIFACTS = "artifacts"
 CHECKPOINTS = "checkpoints"
 ATTEMPTS = "attempts"
+ORIGIN_FILE = "origin.txt"
 ORIGIN = 0
 """Token of the checkpoints that a retry takes over from its original job; that of the first attempt is 1."""
 
@@ -178,6 +183,37 @@ class Storage:
         named += [(path.parent.name, path) for path in home.glob(f"{ATTEMPTS}/[0-9]*/{ARTIFACTS}")]
         return {int(name): path for name, path in named}
 
+    def base_weights_folder(self, base_weights_id: str) -> Path:
+        """Files of base weights."""
+        return self._path("base-weights", base_weights_id)
+
+    def start_folder(self, job_id: str) -> Path:
+        """Files that a job's training starts from in place of published base weights."""
+        return self.job_home(job_id) / "start"
+
+    def start_files(self, job_id: str) -> tuple[Path | None, Path | None]:
+        """Generator and discriminator in a job's `start_folder`; None where it has none."""
+        generator, discriminator = (self.start_folder(job_id) / f"{role}.pth" for role in BASE_ROLES)
+        return generator if generator.is_file() else None, discriminator if discriminator.is_file() else None
+
+    def place_start(self, job_id: str, files: Mapping[BaseRole, Path], origin: str) -> None:
+        """Fill a job's `start_folder` by hard links, which keep the bytes when the sources are deleted.
+
+        `files`: by role. `origin`: what they are, for the voice's record. Raises FileNotFoundError for a missing one.
+        """
+        folder = self.start_folder(job_id)
+        folder.mkdir(parents=True)
+        for role, source in files.items():
+            link_or_copy(source, folder / f"{role}.pth")
+        write_atomically(folder / ORIGIN_FILE, origin.encode())
+
+    def copy_start(self, job_id: str, new_job_id: str) -> None:
+        """Have a new job start from the same files as an old one, as far as it has some."""
+        folder = self.start_folder(job_id)
+        files = {role: path for role, path in zip(BASE_ROLES, self.start_files(job_id), strict=True) if path}
+        if files:
+            self.place_start(new_job_id, files, (folder / ORIGIN_FILE).read_text())
+
     def job_log(self, job_id: str) -> Path:
         """The job's whole log over all attempts, UTF-8; the worker appends to it."""
         return self.job_home(job_id) / "job.log"
@@ -257,8 +293,8 @@ class Storage:
         shutil.rmtree(self.job_home(job_id), ignore_errors=True)  # where it cannot be moved
 
     def delete_workspace(self, job_id: str) -> None:
-        """Delete a job's workspace and stored checkpoints. Log and artifacts are kept."""
-        for folder in (self.workspace(job_id), *self.checkpoint_folders(job_id).values()):
+        """Delete a job's workspace, stored checkpoints and what it started from. Log and artifacts are kept."""
+        for folder in (self.workspace(job_id), self.start_folder(job_id), *self.checkpoint_folders(job_id).values()):
             shutil.rmtree(folder, ignore_errors=True)
 
     def cache_folders(self) -> list[Path]:

@@ -20,7 +20,7 @@ from rvc_train.cli.validation import validated
 from rvc_train.cli.watch import print_outcome, watch
 from rvc_train.errors import UsageError
 from rvc_train.http.files import free_paths
-from rvc_train.schemas.jobs import JobCreate, JobPublic
+from rvc_train.schemas.jobs import JobCreate, JobPublic, StartedFrom, StartFrom
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique prefix of one, or `last`.")]
 
@@ -37,6 +37,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("delete", cls=ApiCommand)(delete)
 
 
+# Long because of its list of options.
 def submit(
     session: Session,
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id, unique prefix of one, name, or `last`.")],
@@ -56,6 +57,14 @@ def submit(
     fetch_weights: Annotated[
         bool, typer.Option("--fetch-weights", help="Download weights that the server lacks, before training.")
     ] = False,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JOB[:SAVE]",
+            help="Go on from the voice of an earlier job: its id, a unique prefix of one, or `last`; and the number of "
+            "a save, in place of its last one.",
+        ),
+    ] = None,
     *,
     choices: dict[str, Any],
 ) -> None:
@@ -71,6 +80,7 @@ def submit(
         "max_attempts": max_attempts,
         "max_duration_seconds": max_duration_seconds,
         "fetch_weights": fetch_weights or None,
+        "start_from": None if start_from is None else _start_of(session, start_from),
     }
     given = {field: value for field, value in fields.items() if value is not None}
     job = session.client.submit(validated(JobCreate, given, {"labels": "--label"}))
@@ -85,6 +95,13 @@ def submit(
         session.output.note(f"{job.id}  {job.name}  {translated_word('status', job.status)}")
         raise typer.Exit(_watch_until_end(session, job))
     session.output.result(job, f"{job.id}  {job.name}  {job.status}\nwatch it with: rvc-train watch {job.id}")
+
+
+def _start_of(session: Session, text: str) -> StartFrom:
+    job, colon, save = text.partition(":")
+    if colon and not save.isdecimal():
+        raise UsageError(f"--start-from {text}: the save is the number in the name of its G_ file, such as last:400")
+    return StartFrom(job_id=session.client.find_job(job).id, save=int(save) if colon else None)
 
 
 def watch_job(
@@ -167,12 +184,17 @@ def show(session: Session, job: JobArgument) -> None:
         *([f"ends in    {span(found.eta)}"] if found.eta else []),
         *([f"starts in  {span(found.starts_in)}"] if found.starts_in else []),
         *([f"retry of   {found.retry_of}, from the {found.retry_from}"] if found.retry_of else []),
+        *([f"start      {_start_text(found.start_from)}"] if found.start_from else []),
         *([f"labels     {', '.join(f'{k}={v}' for k, v in found.labels.items())}"] if found.labels else []),
         *(f"file       {file.name}  {size(file.size)}  sha256 {file.sha256}" for file in files),
         *([f"error      {found.error.code}: {found.error.message}"] if found.error else []),
         *([f"notice     {found.content_notice}"] if found.content_notice else []),
     ]
     session.output.result(found, "\n".join(lines))
+
+
+def _start_text(start: StartedFrom) -> str:
+    return f"save {start.save} of {start.job_id} ({start.voice})"
 
 
 def cancel(session: Session, job: JobArgument) -> None:

@@ -1,5 +1,7 @@
 """Route for the dry run of a job."""
 
+from typing import Any
+
 from fastapi import APIRouter
 
 from rvc_train.schemas.access import Scope
@@ -21,5 +23,7 @@ def estimate(request: EstimateRequest, context: Context) -> JobEstimate:
     lacks: a job with `fetch_weights` downloads them.
     """
     principal = require_principal()
-    found = context.estimates.estimate(request, owner=principal.owner, visible_owner=principal.visible_owner)
-    return found.model_copy(update={"missing_weights": context.weights.missing(request.config)})
+    whose: dict[str, Any] = {"owner": principal.owner, "visible_owner": principal.visible_owner}
+    found = context.estimates.estimate(request, **whose)
+    own = context.estimates.start_files(request, **whose)
+    return found.model_copy(update={"missing_weights": context.weights.missing(request.config, own)})

@@ -130,7 +130,7 @@ def test_checkpoints_and_base_weights_are_distinguished(folder: Path, changed: A
 def test_a_voice_from_scratch_for_lack_of_base_weights_says_so(tmp_path: Path) -> None:
     workspace, progress = Workspace(tmp_path, "anna"), TrainProgress(100, 20, 0, 1.0, 4, 8)
     config = TrainingConfig(pretrained="none", width=24)
-    assert not VoiceDetails.from_checkpoint(workspace, config, progress).is_from_scratch
+    assert VoiceDetails.from_checkpoint(workspace, config, progress).base_weights is None
     BaseWeightsChoice(pretrained="none", reason="the hub cannot be reached").write(workspace)
     details = VoiceDetails.from_checkpoint(workspace, config, progress)
     write_voice(workspace.voice_file, Synthesizer(hparams_of()).state_dict(), hparams_of(), details)

@@ -23,6 +23,8 @@ export class Settings {
   async start() {
     const schema = await get("/v1/config-schema");
     this.properties = schema.properties;
+    const own = await get("/v1/base-weights?limit=100").catch(() => ({ data: [] }));
+    this.properties.pretrained.enum = ["auto", "none", ...new Set(own.data.map((weights) => weights.name))];
     const grouped = new Set(Object.values(GROUPS).flat());
     const rest = Object.keys(this.properties).filter((name) => !grouped.has(name));
     const children = [];

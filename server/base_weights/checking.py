@@ -1,0 +1,61 @@
+"""Check of base weights in a confined child process: the files are of strangers, and PyTorch reads them.
+
+The child has no network, reads the two files and writes its result; see `server.datasets.sandbox`.
+"""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from rvc_engine.child_processes import program_environment, python_command
+from rvc_engine.weights.own import BaseRole, WeightsCheck, WeightsKind
+from server.datasets.validator import read_report
+from server.errors import Refused
+from server.settings import ServerSettings
+
+logger = structlog.get_logger(__name__)
+
+CHECK_SECONDS = 120.0
+MAX_RESULT_BYTES = 2**20
+_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def check_files(
+    files: Mapping[BaseRole, Path], folder: Path, data_folder: Path, settings: ServerSettings
+) -> dict[BaseRole, WeightsKind]:
+    """The kind of each file. `folder`: an empty one for the result. Raises Refused with the reason of a bad file."""
+    output = folder / "check.json"
+    limits = map(str, (settings.report_cpu_seconds, settings.report_memory_bytes, MAX_RESULT_BYTES))
+    sandbox = python_command("server.datasets.sandbox", *limits, str(data_folder), str(folder))
+    names = [word for role, path in files.items() for word in (f"--{role}", str(path))]
+    command = [*sandbox, *python_command("rvc_engine", "weights", "check"), *names, "--output", str(output)]
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=program_environment(os.environ) | _THREADS | {"MALLOC_ARENA_MAX": "2"},
+        start_new_session=True,
+    )
+    try:
+        said, _ = child.communicate(timeout=CHECK_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        said, _ = child.communicate()
+    try:
+        result = WeightsCheck.model_validate_json(read_report(output))
+    except (OSError, ValidationError) as error:
+        tail = said[-4000:].decode(errors="replace")
+        logger.warning("the check of base weights failed", status=child.returncode, output=tail)
+        raise Refused(
+            "the files could not be examined: the check took too much time or memory, or broke off; get a new copy of "
+            "them, or ask the server's administrator, whose log has the details"
+        ) from error
+    if result.error is not None or set(result.kinds) != set(files):
+        raise Refused(result.error or "the files could not be examined")
+    return result.kinds
