@@ -1,4 +1,4 @@
-"""Readiness of the server: a writable database with the current schema, and free disk space; an old SQLite is told."""
+"""Readiness of the server: a writable database with the current schema, and free disk space; warning of old SQLite."""
 
 import sqlite3
 import time
