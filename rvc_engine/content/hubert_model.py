@@ -23,8 +23,8 @@ PIECE_FRAMES = 2048
 """Frames of the first layer that are computed at once: they fit a core's cache (4 MB)."""
 GROUP_NORM_EPS = 1e-5
 MIN_BF16_CHANNELS = 16
-"""Channels of a group from which the positional convolution is computed in bfloat16: with fewer, oneDNN's convolution of
-an even kernel is wrong on CPUs with AMX (3.12). Published models have 48."""
+"""Channels of a group from which the positional convolution is computed in bfloat16: with fewer, oneDNN's convolution
+of an even kernel is wrong on CPUs with AMX (3.12). Published models have 48."""
 
 NamedWeights = Mapping[str, Tensor]
 

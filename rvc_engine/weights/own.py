@@ -17,11 +17,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from rvc_engine.config import SampleRate, TrainingConfig, Version
+from rvc_engine.environment.files import rename, sync_file, sync_folder
 from rvc_engine.errors import InvalidConfig
 from rvc_engine.hyperparameters import PUBLISHED_WIDTH
 from rvc_engine.machine import Machine
 from rvc_engine.names.base_weights import check_base_weights_name
-from rvc_engine.environment.files import rename, sync_file, sync_folder
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.disk import translating_disk_full

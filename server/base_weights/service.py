@@ -9,6 +9,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlmodel import col, select
 
+from rvc_engine.environment.files import rename
 from rvc_engine.weights.own import BASE_ROLES, BaseRole, OwnFile, WeightsKind
 from rvc_train.schemas.administration import BaseWeightsPublic, file_public
 from rvc_train.schemas.jobs import TERMINAL_STATUSES
@@ -74,7 +75,7 @@ class BaseWeightsService:
             created_at=self._clock(),
         )
         for role, (path, _) in files.items():
-            path.rename(folder / f"{role}.pth")
+            rename(path, folder / f"{role}.pth")
         with write_session(self._engine) as session:
             if session.exec(select(BaseWeights.id).where(*_named(owner, name))).first() is not None:
                 raise _taken(name)

@@ -197,8 +197,8 @@ class Submissions:
         now = self._store.clock()
         config = with_job_defaults(request.config).model_dump(mode="json")
         fields = request.model_dump(mode="json", exclude={"webhook", "config", "start_from"})
-        times = {"created_at": now, "not_before": AT_ONCE}
-        job = Job(**fields, config=config, id=job_id, owner=owner, start_from=start_record, **times)
+        fields |= {"config": config, "start_from": start_record}
+        job = Job(**fields, id=job_id, owner=owner, created_at=now, not_before=AT_ONCE)
         if request.fetch_weights and self._lacks_weights(request, job_id):
             job.weights_progress = 0.0
         origin = {}
