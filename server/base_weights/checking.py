@@ -4,7 +4,6 @@ The child has no network, reads the two files and writes its result; see `server
 """
 
 import os
-import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import structlog
 from pydantic import ValidationError
 
 from rvc_engine.child_processes import program_environment, python_command
+from rvc_engine.environment.processes import NO_INPUT, PIPE, ProcessGroup
 from rvc_engine.weights.own import BaseRole, WeightsCheck, WeightsKind
 from server.datasets.validator import read_report
 from server.errors import Refused
@@ -34,18 +34,12 @@ def check_files(
     sandbox = python_command("server.datasets.sandbox", *limits, str(data_folder), str(folder))
     names = [word for role, path in files.items() for word in (f"--{role}", str(path))]
     command = [*sandbox, *python_command("rvc_engine", "weights", "check"), *names, "--output", str(output)]
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=program_environment(os.environ) | _THREADS | {"MALLOC_ARENA_MAX": "2"},
-        start_new_session=True,
-    )
+    environment = program_environment(os.environ) | _THREADS | {"MALLOC_ARENA_MAX": "2"}
+    child = ProcessGroup(command, environment, stdin=NO_INPUT, stdout=PIPE, stderr=subprocess.STDOUT)
     try:
         said, _ = child.communicate(timeout=CHECK_SECONDS)
     except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
+        child.end_group()
         said, _ = child.communicate()
     try:
         result = WeightsCheck.model_validate_json(read_report(output))
