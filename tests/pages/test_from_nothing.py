@@ -186,5 +186,6 @@ def test_the_amount_of_training_fits_a_worker_that_comes_after_the_page(
         station.wait_until(lambda: bool(station.client.workers()), "a worker")
         page.locator("#choose-files").set_input_files(station.samples / "vm-review.flac")
         expect(page.locator("input[name=effort][value=try]")).to_be_checked(timeout=60_000)
+        page.close()  # before its server
     finally:
         station.close()

@@ -111,7 +111,7 @@ class Home:
 
         def is_saved() -> bool:
             events = self.client.events(job.id)
-            return any(event.type == "checkpoint_saved" and (event.step or 0) >= step for event in events)
+            return any(event.type == "checkpoint_saved" and event.data.get("step", 0) >= step for event in events)
 
         self.wait_until(is_saved, f"the checkpoint of step {step}", 200)
 

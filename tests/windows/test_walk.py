@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.windows, pytest.mark.timeout(500)]
 if sys.platform != "win32":
     pytest.skip("these tests are for Windows", allow_module_level=True)
 
-PAGES = re.compile(r'(?:src|href)="(/static/[^"]+)"')
+PAGES = re.compile(r"""(?:href|src)="(/assets/[^"]+)""")
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
