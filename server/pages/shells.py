@@ -110,7 +110,7 @@ class Assets(StaticFiles):
 
     def get_path(self, scope: Scope) -> str:
         """The file's path without the digest, which may be that of another version."""
-        return re.sub(r"^[0-9a-f]{16}(/|$)", "", super().get_path(scope))
+        return re.sub(r"^[0-9a-f]{16}([/\\]|$)", "", super().get_path(scope))  # a backslash on Windows
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200

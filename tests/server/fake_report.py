@@ -16,7 +16,8 @@ if b"SLOW" in content:
 if b"GREEDY" in content:
     bytearray(10**10)
 if b"ENVIRONMENT" in content:
-    needed = {"PATH", "LANG", "LANGUAGE", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "MALLOC_ARENA_MAX"}
+    needed = {"PATH", "LANG", "LANGUAGE", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH"}
+    needed |= {"MALLOC_ARENA_MAX", "PYTHONUTF8"}
     others = {key for key in os.environ if not key.startswith("LC_") and not key.endswith("_NUM_THREADS")} - needed
     assert not others, f"the child must not see {others}"
 is_usable = b"BAD" not in content

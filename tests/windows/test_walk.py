@@ -79,8 +79,7 @@ def test_a_job_whose_worker_and_server_were_terminated_goes_on_and_makes_the_sam
 ) -> None:
     server, worker = home.start_server(), home.start("worker")
     home.wait_for_step(home.job, 3)
-    engines = [words for words in home.running() if "rvc_engine" in words]
-    assert engines
+    home.wait_until(lambda: any("rvc_engine" in words for words in home.running()), "an engine", 60)
     worker.end()
     home.wait_until(lambda: not any("rvc_engine" in words for words in home.running()), "the engine's end", 20)
     worker = home.start("worker")
