@@ -58,6 +58,7 @@ _GOOD_HEADERS = {
     "post /v1/jobs/{job_id}/retry": "Location",
     "post /v1/datasets": "Location",
     "put /v1/datasets/{name}/content": "Location",
+    "post /v1/base-weights": "Location",
     "post /v1/webhooks": "Location",
     "post /v1/tokens": "Location",
     "post /v1/session": "Set-Cookie",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from rvc_engine.child_processes import python_command
 from rvc_engine.environment.graphics import GraphicsCard, Vendor, graphics_cards
 
 PYTORCH_INDEX = "https://download.pytorch.org/whl"
@@ -99,13 +100,13 @@ def _fits(build: TorchBuild, card: GraphicsCard, system: str) -> bool:
 def install_command(version: str, build: TorchBuild) -> list[str]:
     """Command that installs a build in this environment, in place of the present one of the same version."""
     index = os.environ.get(INDEX_VARIABLE) or PYTORCH_INDEX
-    pip = [sys.executable, "-m", "pip", "install", "--index-url", f"{index.rstrip('/')}/{build.tag}"]
-    return [*pip, f"torch=={version}+{build.tag}"]
+    options = ("--index-url", f"{index.rstrip('/')}/{build.tag}")
+    return python_command("pip", "install", *options, f"torch=={version}+{build.tag}")
 
 
 def shown_command(command: Sequence[str]) -> str:
-    """The command for people, who type it in the same environment."""
-    return subprocess.list2cmdline(["python", *command[1:]])
+    """The command for people, who type it in the same environment: without `-P`."""
+    return subprocess.list2cmdline(["python", *command[2:]])
 
 
 @cache

@@ -119,6 +119,7 @@ class Services:
         for service in self.services:
             if service.process is None or service.is_over or service.process.poll() is None:
                 continue
+            ask_to_stop(service.process)  # which closes its input
             code = service.process.returncode
             if code == 0 and service.may_end:
                 service.is_over = True

@@ -16,7 +16,7 @@ from rvc_train.cli.services import free_port
 from server.http.problem_types import guide_table
 
 GUIDE = Path(__file__).parents[2] / "docs" / "api-guide.md"
-BLOCK = re.compile(r"^```(\w+)( error)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(?!http|py$)(\w+)( error)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 KEY = re.compile(r'"([A-Za-z_][\w/]*)"\s*:')
 END = "=== end of the block"
 SCRIPT = (

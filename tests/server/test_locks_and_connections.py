@@ -12,6 +12,10 @@ from fastapi.routing import iter_route_contexts
 
 from rvc_engine.events import Log
 from server.admin.weights import WeightsFetcher
+from server.database.clock import utc_now
+from server.database.dataset_tables import BaseWeights
+from server.database.engine import write_session
+from server.database.tables import new_id
 from tests.server.watched_locks import watched_locks
 
 ORDER = ("OPTIONS", "HEAD", "GET", "PUT", "POST", "PATCH", "DELETE")
@@ -36,6 +40,13 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/tokens": {"json": {"owner": "anna", "scopes": ["read"]}},
 }
 FIRST_TOKEN = "the-first-token-of-all"
+
+
+def base_weights(server: Any) -> str:
+    row = BaseWeights(id=new_id("bw"), owner="local", name="mine", size=1, files={}, created_at=utc_now())
+    with write_session(server.context.engine) as session:
+        session.add(row)
+        return row.id
 
 
 def prepared(server: Any, http: httpx.Client) -> dict[str, str]:
@@ -65,9 +76,11 @@ def prepared(server: Any, http: httpx.Client) -> dict[str, str]:
         "delivery_id": http.get(f"/v1/webhooks/{hook}/deliveries").json()["data"][0]["id"],
         "token_id": token,
         "upload_id": upload.rpartition("/")[2],
+        "base_weights_id": base_weights(server),
         "weights_id": http.get("/v1/weights").json()["data"][0]["id"],
         "owner": "anna",
         "name": "anna.pth",
+        "number": "1",
         "code": "not_found",
     }
 

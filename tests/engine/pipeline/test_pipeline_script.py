@@ -56,7 +56,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
         (["-l", "yes"], "--if_latest", "integer"),
         (["--pitch", "yin"], "--pitch", "'swift'"),
         (["--content", "hubert"], "--content", "'contentvec'"),
-        (["--pretrained", "yes"], "--pretrained", "'none'"),
+        (["--pretrained", "Yes!"], "--pretrained", "none"),
         (["--max-train-seconds", "-1"], "--max-train-seconds", "0"),
         (["--set", "learning_rate=9"], "--set learning_rate", "0.1"),
         (["--set", "learning_rat=1e-4"], "--set", "learning_rate"),
