@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     """Run the tests; the exit code is pytest's, or 0 where they are left out."""
     python = find_python()
     if python is None:
-        print(f"left out: there is no Python for Windows: WINDOWS_PYTHON is not set, and {TOOL} is not there")
+        print(f"left out: there is no Python for Windows: WINDOWS_PYTHON is not set, {TOOL} is not there or failed")
         return 0
     with tempfile.TemporaryDirectory(prefix="rvc-windows-") as name:
         folder = Path(name)
@@ -52,8 +52,8 @@ def find_python() -> Path | None:
     if not TOOL.is_file():
         return None
     with filelock.FileLock(CACHE.with_suffix(".lock")):
-        if not (CACHE / "python").is_file():
-            subprocess.run([TOOL, CACHE], check=True)
+        if not (CACHE / "python").is_file() and subprocess.run([TOOL, CACHE], check=False).returncode:
+            return None
     return CACHE / "python"
 
 
