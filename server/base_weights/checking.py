@@ -37,14 +37,14 @@ def check_files(
     environment = program_environment(os.environ) | _THREADS | {"MALLOC_ARENA_MAX": "2"}
     child = ProcessGroup(command, environment, stdin=NO_INPUT, stdout=PIPE, stderr=subprocess.STDOUT)
     try:
-        said, _ = child.communicate(timeout=CHECK_SECONDS)
+        printed, _ = child.communicate(timeout=CHECK_SECONDS)
     except subprocess.TimeoutExpired:
         child.end_group()
-        said, _ = child.communicate()
+        printed, _ = child.communicate()
     try:
         result = WeightsCheck.model_validate_json(read_report(output))
     except (OSError, ValidationError) as error:
-        tail = said[-4000:].decode(errors="replace")
+        tail = printed[-4000:].decode(errors="replace")
         logger.warning("the check of base weights failed", status=child.returncode, output=tail)
         raise Refused(
             "the files could not be examined: the check took too much time or memory, or broke off; get a new copy of "

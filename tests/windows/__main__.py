@@ -2,7 +2,7 @@
 
 The Python is WINDOWS_PYTHON: on Windows a `python.exe`, elsewhere a program that runs one by Wine.
 Without it, one that `../shared/tools/windows_python.sh` sets up in a cache folder, where that tool is there. Without
-both the tests are left out, and that is said. `--long`: besides, the tests of client, server, worker and engine.
+both the tests are left out, with a message. `--long`: besides, the tests of client, server, worker and engine.
 
 Dependencies go into that Python itself, as a cache; the wheel into a folder of its own, so that checkouts do not meet.
 """

@@ -146,9 +146,9 @@ def test_the_end_of_a_console_requests_a_stop_and_leaves_the_program_its_time(ev
     code = (
         "import threading, time; from rvc_engine.environment import processes; stop = threading.Event()\n"
         "processes.on_console_end(stop.set)\n"
-        "handler = processes._console_handlers[0]; told = []\n"
-        f"threading.Thread(target=lambda: told.append(handler({event})), daemon=True).start()\n"
-        "assert stop.wait(20); time.sleep(0.5); print('saved', told, handler(0), flush=True)"
+        "handler = processes._console_handlers[0]; results = []\n"
+        f"threading.Thread(target=lambda: results.append(handler({event})), daemon=True).start()\n"
+        "assert stop.wait(20); time.sleep(0.5); print('saved', results, handler(0), flush=True)"
     )
     child = group(code, stdin=NO_INPUT)
     assert line(child) == "saved [] 0"  # it has not returned, at which Windows would end the program

@@ -157,11 +157,11 @@ export function repeat(work, seconds, hiddenSeconds = () => Infinity) {
   let timer = null;
   let running = false;
   let wanted = false;
-  let patience = 1;
+  let retrySeconds = 1; // doubled by each failure in a row
   function plan() {
     clearTimeout(timer);
     const usual = document.hidden ? hiddenSeconds() : seconds();
-    const wait = wanted && !document.hidden ? 0 : 1000 * Math.max(usual, patience > 1 ? patience : 0);
+    const wait = wanted && !document.hidden ? 0 : 1000 * Math.max(usual, retrySeconds > 1 ? retrySeconds : 0);
     wanted = false;
     if (Number.isFinite(wait)) timer = setTimeout(run, wait);
   }
@@ -174,10 +174,10 @@ export function repeat(work, seconds, hiddenSeconds = () => Infinity) {
     running = true;
     try {
       await work();
-      patience = 1;
+      retrySeconds = 1;
     } catch (fault) {
       if (!(fault instanceof Unreachable || fault instanceof ApiError)) throw fault;
-      patience = Math.min(patience * 2, 15);
+      retrySeconds = Math.min(retrySeconds * 2, 15);
     } finally {
       running = false;
       plan();
@@ -188,7 +188,7 @@ export function repeat(work, seconds, hiddenSeconds = () => Infinity) {
     else if (!running) plan();
   });
   server.addEventListener("back", () => {
-    if (patience > 1 && !document.hidden) run();
+    if (retrySeconds > 1 && !document.hidden) run();
   });
   run();
   return { again: run };
