@@ -30,6 +30,7 @@ from rvc_engine.events import (
 )
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline.pipeline import StageSelection, make_voice
+from rvc_engine.pipeline.tensorboard_log import tensorboard_log
 from rvc_engine.reporting import Report
 from rvc_engine.translation.program_errors import describe_os_error
 from rvc_engine.workspace.disk import check_spelling, check_writable
@@ -117,9 +118,9 @@ def run_engine(
     try:
         check_spelling(workspace.root)
         check_writable(workspace.root, workspace.weights, workspace.recovery, workspace.previews)
-        with workspace.lock(lock_wait_seconds):
+        with workspace.lock(lock_wait_seconds), tensorboard_log(workspace.root, report) as recorded:
             config = prepare(config)
-            make_voice(dataset, workspace, config, machine, report, switch, selection)
+            make_voice(dataset, workspace, config, machine, recorded, switch, selection)
     except StopRequested:
         report(Stopped(message="stopped as requested; start the run again to resume from here"))
         return EXIT_STOPPED
