@@ -278,9 +278,14 @@ class AsyncClient:
             async for message in stream:
                 yield message.data
 
-    async def metrics(self, job_id: str, **query: str | int) -> Page[MetricSeries]:
+    async def metrics(self, job_id: str, **query: str | int | list[str]) -> Page[MetricSeries]:
         """Metrics over the training steps; `query`: `key`, `since_step`, `max_points`."""
         return await self._transport.get(f"/v1/jobs/{job_id}/metrics", Page[MetricSeries], query)
+
+    async def metrics_csv(self, job_id: str, **query: str | int | list[str]) -> str:
+        """Metrics as a table in CSV: a row for each step, a column for each key; `query` as for `metrics`."""
+        params = {**query, "format": "csv"}
+        return (await self._transport.send("GET", f"/v1/jobs/{job_id}/metrics", params=params)).text
 
     async def artifacts(self, job_id: str) -> list[ArtifactPublic]:
         """Files of the job for download."""

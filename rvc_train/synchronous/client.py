@@ -276,9 +276,14 @@ class Client:
             for message in stream:
                 yield message.data
 
-    def metrics(self, job_id: str, **query: str | int) -> Page[MetricSeries]:
+    def metrics(self, job_id: str, **query: str | int | list[str]) -> Page[MetricSeries]:
         """Metrics over the training steps; `query`: `key`, `since_step`, `max_points`."""
         return self._transport.get(f"/v1/jobs/{job_id}/metrics", Page[MetricSeries], query)
+
+    def metrics_csv(self, job_id: str, **query: str | int | list[str]) -> str:
+        """Metrics as a table in CSV: a row for each step, a column for each key; `query` as for `metrics`."""
+        params = {**query, "format": "csv"}
+        return (self._transport.send("GET", f"/v1/jobs/{job_id}/metrics", params=params)).text
 
     def artifacts(self, job_id: str) -> list[ArtifactPublic]:
         """Files of the job for download."""

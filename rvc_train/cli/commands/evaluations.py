@@ -1,7 +1,8 @@
-"""`rvc-train previews`: scores and previews of a job's evaluated saves."""
+"""`rvc-train previews` and `metrics`: scores and previews of a job's evaluated saves, and its losses as a table."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -14,8 +15,9 @@ from rvc_train.schemas.results import CheckpointPublic, PreviewPublic
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command to the program."""
+    """Add the commands to the program."""
     app.command("previews", cls=ApiCommand)(previews)
+    app.command("metrics", cls=ApiCommand)(metrics)
 
 
 def previews(
@@ -49,6 +51,32 @@ def previews(
         session.output.note(str(path))
     if folder is None:
         session.output.note(f"download them with: rvc-train previews {found.id} -o DIR")
+
+
+def metrics(
+    session: Session,
+    job: JobArgument,
+    key: Annotated[
+        list[str] | None, typer.Option("--key", metavar="NAME", help="Only this metric, such as loss/mel; repeatable.")
+    ] = None,
+    since_step: Annotated[int, typer.Option(help="Only steps after this one.")] = 0,
+    max_points: Annotated[int, typer.Option(help="Thin each metric to about this many steps.")] = 20_000,
+    file: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the table into this file.")
+    ] = None,
+) -> None:
+    """Show losses, gradient norms, learning rate and speed over the training steps, as a table in CSV."""
+    found = session.client.find_job(job)
+    query: dict[str, Any] = {"since_step": since_step, "max_points": max_points, **({"key": key} if key else {})}
+    if session.output.as_json:
+        session.output.json(session.client.metrics(found.id, **query).model_dump(mode="json"))
+        return
+    text = session.client.metrics_csv(found.id, **query)
+    if file is None:
+        sys.stdout.write(text.replace("\r\n", "\n"))
+        return
+    file.write_text(text, encoding="utf-8", newline="")
+    session.output.note(str(file))
 
 
 def _rows(checkpoints: list[CheckpointPublic], clips: list[PreviewPublic]) -> Table:

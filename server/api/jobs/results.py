@@ -1,6 +1,9 @@
 """Routes of a job's metrics and artifacts."""
 
-from typing import Annotated
+import csv
+import io
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -12,7 +15,7 @@ from rvc_train.schemas.events import MetricSeries
 from rvc_train.schemas.results import ArtifactPublic
 from server.api.authorization import requires
 from server.context import MAX_INTEGER, Context
-from server.errors import Gone, NotFound
+from server.errors import Gone, NotFound, Refused
 from server.http.downloads import content_disposition, file_response, zip_of
 from server.http.lists import MAX_LONG_LIMIT, Cursors, LongLimit
 from server.http.problem_details import documented
@@ -24,7 +27,12 @@ _METRIC_CURSORS: Cursors[str] = Cursors("metrics", str)
 _CURSORS: Cursors[str] = Cursors("artifacts", str)
 
 
-@router.get("/{job_id}/metrics", operation_id="jobs_list_metrics", responses=documented(404, 422))
+@router.get(
+    "/{job_id}/metrics",
+    operation_id="jobs_list_metrics",
+    response_model=Page[MetricSeries],
+    responses=documented(404, 422, also={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}),
+)
 @requires(Scope.READ)
 def get_metrics(
     job_id: str,
@@ -38,10 +46,31 @@ def get_metrics(
         int, Query(ge=2, le=20_000, description="Each series is thinned to about this number.")
     ] = 1000,
     limit: LongLimit = MAX_LONG_LIMIT,
-) -> Page[MetricSeries]:
+    form: Annotated[
+        Literal["json", "csv"],
+        Query(alias="format", description="`csv`: a table with a row for each step and a column for each key."),
+    ] = "json",
+) -> Page[MetricSeries] | Response:
     """List the values measured during training over the steps: one series by key."""
     series = context.job_queries.metrics(job_id, key or (), since_step, max_points)
+    if form == "csv":
+        if after is not None:
+            raise Refused("a table in CSV has no pages; leave `after` out", parameter="after")
+        disposition = content_disposition(f"{voice_file_stem(context.jobs.get(job_id).name)}-metrics.csv")
+        headers = {"Content-Disposition": disposition}
+        return Response(_csv(series[:limit]), headers=headers, media_type="text/csv")
     return _METRIC_CURSORS.page_of_all(request, response, series, lambda one: one.key, after, limit)
+
+
+def _csv(series: Sequence[MetricSeries]) -> str:
+    """A table of the series (RFC 4180): empty where a key has no value at a step, or one that was not finite."""
+    columns = [dict(zip(each.steps, each.values, strict=True)) for each in series]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["step", *(each.key for each in series)])
+    for step in sorted({step for column in columns for step in column}):
+        writer.writerow([step, *(column.get(step) for column in columns)])
+    return text.getvalue()
 
 
 @router.get("/{job_id}/artifacts", operation_id="jobs_list_artifacts", responses=documented(404))

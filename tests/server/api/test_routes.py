@@ -1,6 +1,8 @@
 """The routes of jobs and of the server itself, and the form of every error."""
 
+import csv
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +11,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from typer.testing import CliRunner
 
 from rvc_engine.events import Metric
+from rvc_train.cli.main import app
+from rvc_train.client import Client
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobPublic
 from rvc_train.schemas.system import Problem
@@ -196,6 +201,34 @@ def test_metrics_are_series_by_key(http, live):
     query = {"key": "a", "since_step": 10, "max_points": 5}
     (series,) = http.get(f"/v1/jobs/{job.id}/metrics", params=query).json()["data"]
     assert (series["steps"], series["values"][-1]) == ([12, 14, 16, 18, 20], 1 / 20)
+    live.context.jobs.force_fail(job.id, "done with")
+
+
+def test_metrics_are_a_table_in_csv_for_spreadsheets_and_the_command(http, live, authorized, tmp_path):
+    job = live.bench.job(name="=anna, 安娜", priority=100)
+    lease = live.bench.claim()
+    values = [{"loss/mel": 5.5, "loss/kl": math.nan}, {"loss/mel": 5.25}, {"loss/mel": 5.0, "loss/kl": 1.5}]
+    live.context.jobs.record_events(
+        lease, [Metric(step=step, epoch=1, values=each) for step, each in enumerate(values, 1)]
+    )
+    answer = http.get(f"/v1/jobs/{job.id}/metrics", params={"format": "csv"})
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answer.headers["content-disposition"].startswith("attachment; filename=")
+    table = [["step", "loss/kl", "loss/mel"], ["1", "", "5.5"], ["2", "", "5.25"], ["3", "1.5", "5.0"]]
+    assert list(csv.reader(answer.text.splitlines())) == table
+
+    client = Client(http)
+    assert client.metrics_csv(job.id, key="loss/mel", since_step=2) == "step,loss/mel\r\n3,5.0\r\n"
+    token = authorized["Authorization"].removeprefix("Bearer ")
+    words = ["metrics", job.id, "--server", live.url, "--token", token]
+    shown = CliRunner().invoke(app, [*words, "--key", "loss/mel"])
+    assert (shown.exit_code, shown.output) == (0, "step,loss/mel\n1,5.5\n2,5.25\n3,5.0\n")
+    assert CliRunner().invoke(app, [*words, "-o", str(tmp_path / "losses.csv")]).exit_code == 0
+    assert list(csv.reader((tmp_path / "losses.csv").read_text().splitlines())) == table
+
+    refused = http.get(f"/v1/jobs/{job.id}/metrics", params={"format": "csv", "after": "x"})
+    assert refused.status_code == 422
+    assert http.get(f"/v1/jobs/{job.id}/metrics", params={"format": "xml"}).status_code == 422
     live.context.jobs.force_fail(job.id, "done with")
 
 
