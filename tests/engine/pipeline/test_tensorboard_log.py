@@ -43,9 +43,9 @@ def test_a_run_is_in_the_board_with_losses_scores_pictures_and_sound(
     sent = [event for event in events if isinstance(event, Metric)]
     assert losses(workspace.root) == [(event.step, round(event.values["loss/gen"], 3)) for event in sent]
     [preview] = [event for event in events if isinstance(event, PreviewReady)]
-    assert tags["images"] == ["mel/clip 1"]
-    assert tags["audio"] == ["sound/clip 1", "sound/clip 1, recording"]
-    sound = board.Audio("sound/clip 1")[0]
+    assert tags["images"] == ["mel/1"]
+    assert sorted(tags["audio"]) == ["recording/1", "sound/1"]
+    sound = board.Audio("sound/1")[0]
     wave, rate = soundfile.read(preview.audio)
     assert (sound.step, sound.sample_rate, sound.length_frames) == (preview.step, rate, len(wave))
 
@@ -102,7 +102,7 @@ def test_scores_and_silent_clips_are_written(tmp_path: Path) -> None:
         report(scores)
         report(preview)
     assert losses(tmp_path, "eval/mel") == [(4, 12.5)]
-    assert EventAccumulator(str(tmp_path)).Reload().Images("mel/clip 1")[0].width == 20
+    assert EventAccumulator(str(tmp_path)).Reload().Images("mel/1")[0].width == 20
 
 
 def test_without_a_metric_nothing_is_written_and_the_package_is_not_imported(tmp_path: Path) -> None:
