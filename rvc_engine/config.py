@@ -80,6 +80,17 @@ class TrainingConfig(BaseModel):
     """Sample rate of the voice: 32k, 40k or 48k."""
     f0: bool = True
     """Whether the voice follows a pitch curve (needed for singing, better for speech)."""
+    slicing: Literal["auto", "fixed", "none"] = "auto"
+    """How recordings are cut into clips. auto: at pauses, as RVC does, without the silence, into clips of at most 4 s.
+    fixed: every slice_seconds, whether there is a pause or not. none: each recording is one clip, for datasets that
+    were cut before; of at most 15 s."""
+    slice_seconds: float = Field(default=3.0, ge=0.5, le=10)
+    """Length of the clips with slicing=fixed."""
+    slice_overlap_seconds: float = Field(default=0.3, ge=0, le=2)
+    """Time that neighbouring clips share with slicing=fixed; less than half of slice_seconds."""
+    normalize: bool = True
+    """Whether each clip is brought near to a common loudness, as RVC does. Without it clips keep their loudness, for
+    recordings that were mastered before; loud and quiet ones then differ in the voice too."""
     pitch: PitchEstimator = "swift"
     """Estimator of the pitch curve. swift: a small, fast and robust model that comes with the package. dio: without a
     model, fast. harvest: without a model, slow. After `rvc-engine weights fetch NAME`: rmvpe, RVC's default, a large
@@ -156,6 +167,11 @@ class TrainingConfig(BaseModel):
         if self.version == "v1" and self.content not in {"contentvec", "local"}:
             raise ValueError(
                 f"content={self.content} gives 768 features per frame, and version=v1 takes 256; use version=v2"
+            )
+        if self.slice_overlap_seconds > self.slice_seconds / 2:
+            raise ValueError(
+                f"slice_overlap_seconds={self.slice_overlap_seconds:g} is more than half of slice_seconds="
+                f"{self.slice_seconds:g}; use a shorter overlap"
             )
         if self.speakers != "one" and self.speaker_id != 0:
             raise ValueError("speaker_id is for speakers=one; with several, name them: speakers=anna=0,bob=1")

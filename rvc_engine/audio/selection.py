@@ -89,8 +89,27 @@ class Selection:
         return "nothing in it is louder than -42 dB; raise its level if it contains speech"
 
 
+@dataclass(frozen=True)
+class Cutting:
+    """How recordings are cut into pieces."""
+
+    way: Literal["auto", "fixed", "none"] = "auto"
+    """auto: at pauses, as the reference does; fixed: every `seconds`; none: not at all."""
+    seconds: float = PIECE_SECONDS
+    """Length of the pieces with `fixed`."""
+    overlap_seconds: float = OVERLAP_SECONDS
+    """Time that neighbours share with `fixed`."""
+
+
+AT_PAUSES = Cutting()
+
+
 def select(
-    levels: Levels, sample_rate: int, damaged: NDArray[np.int64] | None = None, unreadable_seconds: float = 0.0
+    levels: Levels,
+    sample_rate: int,
+    damaged: NDArray[np.int64] | None = None,
+    unreadable_seconds: float = 0.0,
+    cutting: Cutting = AT_PAUSES,
 ) -> Selection:
     """Apply the rule to the levels of a whole recording.
 
@@ -100,7 +119,7 @@ def select(
     lengths = np.full(-(-levels.num_samples // hop), hop)
     if len(lengths):
         lengths[-1] = levels.num_samples - hop * (len(lengths) - 1)
-    chosen = tuple(_pieces(levels, rms, sample_rate)) if levels.sound_seconds() else ()
+    chosen = tuple(_pieces(levels, rms, sample_rate, cutting)) if levels.sound_seconds() else ()
     fates = np.zeros(len(lengths), np.int64)  # silent
     for piece in sorted(chosen, key=lambda piece: piece.reason is None):  # where pieces overlap, the kept one counts
         hops = slice(round(piece.start / hop), max(round(piece.end / hop), round(piece.start / hop) + 1))
@@ -122,18 +141,37 @@ def select(
     )
 
 
-def _pieces(levels: Levels, rms: NDArray[np.float64], sample_rate: int) -> Iterator[Piece]:
-    for span in loud_spans(rms, levels.num_samples, levels.hop_length):
-        for start, end in pieces(*span, sample_rate):
-            peak = levels.peak(start, end)
-            reason: DropReason | None = None
-            if peak > MAX_PEAK:
-                reason = "too_loud"
-            elif peak < INAUDIBLE_PEAK:
-                reason = "silent"
-            elif end - start < LONGEST_SEGMENT_SECONDS * sample_rate:
-                reason = "too_short"
-            yield Piece(start, end, reason)
+def _pieces(levels: Levels, rms: NDArray[np.float64], sample_rate: int, cutting: Cutting) -> Iterator[Piece]:
+    for start, end in _cuts(levels, rms, sample_rate, cutting):
+        peak = levels.peak(start, end)
+        reason: DropReason | None = None
+        if peak > MAX_PEAK:
+            reason = "too_loud"
+        elif peak < INAUDIBLE_PEAK:
+            reason = "silent"
+        elif end - start < LONGEST_SEGMENT_SECONDS * sample_rate:
+            reason = "too_short"
+        yield Piece(start, end, reason)
+
+
+def _cuts(levels: Levels, rms: NDArray[np.float64], sample_rate: int, cutting: Cutting) -> Iterator[tuple[int, int]]:
+    """Start and end of each piece, in samples."""
+    if cutting.way == "none":
+        yield 0, levels.num_samples
+    elif cutting.way == "fixed":
+        length = round(cutting.seconds * sample_rate)
+        yield from _fixed_pieces(levels.num_samples, length, length - round(cutting.overlap_seconds * sample_rate))
+    else:
+        for span in loud_spans(rms, levels.num_samples, levels.hop_length):
+            yield from pieces(*span, sample_rate)
+
+
+def _fixed_pieces(num_samples: int, length: int, step: int) -> Iterator[tuple[int, int]]:
+    """Pieces of `length`, one each `step`; the last is what is left, and not within the one before."""
+    for start in range(0, num_samples, step):
+        yield start, min(start + length, num_samples)
+        if start + length >= num_samples:
+            return
 
 
 def pieces(start: int, end: int, sample_rate: int) -> Iterator[tuple[int, int]]:

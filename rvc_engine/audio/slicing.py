@@ -26,6 +26,7 @@ from rvc_engine.audio.reading import AudioStream, UnreadableAudio, read_twice_if
 from rvc_engine.audio.recordings import Recording, list_dataset
 from rvc_engine.audio.selection import (
     LONGEST_SEGMENT_SECONDS,
+    Cutting,
     DropReason,
     Judged,
     Selection,
@@ -52,6 +53,8 @@ summed, or the loudest used, where that mix loses much of the sound.
 EARLIER_VERSIONS = (1,)
 """Versions whose slices a run that began with them goes on with."""
 
+MAX_WHOLE_SECONDS = 15
+"""Longest recording that is taken as one clip: memory and time of training grow with the longest clip."""
 LEVEL = 0.9
 LEVEL_SHARE = 0.75
 """Weight of the piece scaled to a peak of LEVEL; the rest is the piece at its own loudness."""
@@ -87,6 +90,18 @@ class SlicingSummary:
     """Files of the dataset that are no recordings by their names, or could not be reached."""
 
 
+def fingerprint_parts(config: TrainingConfig) -> list[object]:
+    """Settings that slices depend on; without those at their defaults, so that results of before they existed hold."""
+    parts: list[object] = [config.sample_rate]
+    if config.slicing == "fixed":
+        parts.append(["fixed", config.slice_seconds, config.slice_overlap_seconds])
+    elif config.slicing == "none":
+        parts.append(["none"])
+    if not config.normalize:
+        parts.append([{"normalize": False}])
+    return parts
+
+
 def run(dataset: Path, workspace: Workspace, config: TrainingConfig, report: StageReport) -> SlicingSummary:
     """Cut every recording of a dataset into `<i>_<j>.wav` at the voice's rate and at 16 kHz.
 
@@ -107,7 +122,7 @@ def run(dataset: Path, workspace: Workspace, config: TrainingConfig, report: Sta
         workspace.empty(workspace.slices_16k)
         for number, recording in enumerate(recordings):
             progress.enter(number)
-            sliced, verdict = _slice_recording(number, recording, workspace, config.sample_rate_hz, progress)
+            sliced, verdict = _slice_recording(number, recording, workspace, config, progress)
             done.append(sliced)
             judged.append(verdict)
         progress.enter(len(recordings))
@@ -157,9 +172,11 @@ class _Progress:
 
 
 def _slice_recording(
-    number: int, recording: Recording, workspace: Workspace, sample_rate: int, progress: _Progress
+    number: int, recording: Recording, workspace: Workspace, config: TrainingConfig, progress: _Progress
 ) -> tuple[SlicedRecording, Judged]:
-    report = progress.report
+    """Cut one recording. Raises InvalidDataset when it is too long to be taken whole, as `slicing=none` asks."""
+    report, sample_rate = progress.report, config.sample_rate_hz
+    cutting = Cutting(config.slicing, config.slice_seconds, config.slice_overlap_seconds)
     with tempfile.TemporaryFile(dir=workspace.root) as spool:
 
         def read(stream: AudioStream) -> tuple[Selection, AudioStream]:
@@ -168,7 +185,7 @@ def _slice_recording(
             for block in high_pass(_with_progress(stream, sample_rate, progress), sample_rate):
                 levels.add(block)
                 spool.write(block.astype(np.float32).tobytes())
-            return select(levels, sample_rate, stream.zeroed_hops(), stream.unreadable_seconds), stream
+            return select(levels, sample_rate, stream.zeroed_hops(), stream.unreadable_seconds, cutting), stream
 
         try:
             selection, stream = read_twice_if_needed(recording.path, read)
@@ -180,7 +197,12 @@ def _slice_recording(
         remarks = stream.survey.remarks(stream.mix)
         for remark in remarks:
             report.log(f"{recording.name}: {remark}")
-        lengths = _write_slices(number, spool, selection, workspace, sample_rate, progress)
+        if cutting.way == "none" and selection.longest_seconds > MAX_WHOLE_SECONDS:
+            raise InvalidDataset(
+                f"{recording.name} is {selection.longest_seconds:.1f} s long, and slicing=none takes recordings of at "
+                f"most {MAX_WHOLE_SECONDS} s; use slicing=auto, or cut it"
+            )
+        lengths = _write_slices(number, spool, selection, workspace, config, progress)
     if selection.reason is not None:  # of many short sounds the total is a warning
         (report.log if "too_short" in selection.dropped else report.warn)(
             f"{recording.name}: left out: {selection.reason}"
@@ -218,16 +240,23 @@ def high_pass(blocks: Iterable[NDArray[np.floating]], sample_rate: int) -> Itera
 
 
 def _write_slices(
-    number: int, spool: IO[bytes], selection: Selection, workspace: Workspace, sample_rate: int, progress: _Progress
+    number: int,
+    spool: IO[bytes],
+    selection: Selection,
+    workspace: Workspace,
+    config: TrainingConfig,
+    progress: _Progress,
 ) -> list[int]:
     """Write the selected pieces of one spooled recording; the length of each in samples."""
     lengths: list[int] = []
+    sample_rate = config.sample_rate_hz
     for index, part in enumerate(selection.pieces):
         progress.within(0.5 + 0.5 * index / len(selection.pieces))
         if not part.is_written:
             continue
         spool.seek(4 * part.start)
-        piece = normalize_level(np.frombuffer(spool.read(4 * (part.end - part.start)), np.float32))
+        piece = np.frombuffer(spool.read(4 * (part.end - part.start)), np.float32)
+        piece = normalize_level(piece) if config.normalize else limit_peak(piece)
         assert piece is not None
         name = f"{number}_{len(lengths)}.wav"
         scipy.io.wavfile.write(workspace.slices / name, sample_rate, piece)
@@ -246,3 +275,8 @@ def normalize_level(piece: NDArray[np.float32]) -> NDArray[np.float32] | None:
     if not 0 < peak <= MAX_PEAK:  # also false for NaN
         return None
     return (piece * (LEVEL * LEVEL_SHARE / peak + (1 - LEVEL_SHARE))).astype(np.float32)
+
+
+def limit_peak(piece: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale a piece, (num_samples,), down to full scale where it is beyond it, as after the high-pass."""
+    return piece / max(1.0, float(np.abs(piece).max(initial=0.0)))

@@ -157,11 +157,12 @@ class _Run:
         """The slices due for a dataset; a run that began with those of an earlier version goes on with them."""
         workspace, recordings_hash = self.workspace, dataset_hash(dataset)
         folders, made = [workspace.slices, workspace.slices_16k], workspace.fingerprint("slice")
+        parts = slicing.fingerprint_parts(self.config)
         for version in slicing.EARLIER_VERSIONS:
-            earlier = _StageResult("slice", fingerprint_of(version, recordings_hash, self.config.sample_rate), folders)
+            earlier = _StageResult("slice", fingerprint_of(version, recordings_hash, *parts), folders)
             if made == earlier.fingerprint and self._is_done(earlier) and is_begun(workspace):
                 return earlier
-        due = fingerprint_of(slicing.VERSION, recordings_hash, self.config.sample_rate)
+        due = fingerprint_of(slicing.VERSION, recordings_hash, *parts)
         return _StageResult("slice", due, [*folders, workspace.slicing_result.parent])
 
     def check_begun_run(self, dataset: Path, results: Mapping[Stage, _StageResult]) -> None:

@@ -112,9 +112,7 @@ class _EventFiles:
 def _add_preview(writer: "SummaryWriter", preview: PreviewReady) -> None:
     """Add a clip's sound and picture, and at its first save the recording as well."""
     with Image.open(preview.picture) as picture:
-        writer.add_image(
-            f"mel/{preview.clip}", np.asarray(picture.convert("RGB")), preview.step, dataformats="HWC"
-        )
+        writer.add_image(f"mel/{preview.clip}", np.asarray(picture.convert("RGB")), preview.step, dataformats="HWC")
     _add_sound(writer, f"sound/{preview.clip}", Path(preview.audio), preview.step)
     _add_sound(writer, f"recording/{preview.clip}", Path(preview.recording), preview.step)
 

@@ -30,6 +30,7 @@ SPREAD = (0.8, 1.3)  # around measured times: machines are shared, and clips dif
 _STEP = ("version", "sample_rate", "f0", "width", "batch_size", "accumulate_steps", "precision", "tf32")
 _FORECAST: tuple[Any, ...] = (Job.number, Job.priority, Job.dataset_id, Job.config, Job.progress, Job.eta_seconds)
 _KIND = (*_STEP, "gradient_checkpointing", "pitch", "content", "evaluate")  # settings that decide a job's duration
+_CUTTING = {"slicing": "auto", "slice_seconds": None, "slice_overlap_seconds": None}  # jobs of before lack them
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ class Estimator:
 
 
 def _kind(config: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(config.get(name) for name in _KIND)
+    cutting = [config.get(name, default) for name, default in _CUTTING.items()]
+    return (*(config.get(name) for name in _KIND), *(cutting if cutting[0] == "fixed" else cutting[:1]))
 
 
 def _range(low: float, high: float) -> Range | None:

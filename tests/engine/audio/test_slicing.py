@@ -56,6 +56,58 @@ def test_a_recording_becomes_levelled_slices_at_both_rates(
     assert lengths == [148_000, 148_000, 9 * 40_000 - 2 * 136_000]
 
 
+def test_fixed_lengths_cut_through_pauses_and_only_wholly_silent_clips_are_dropped(
+    run: Callable[..., SlicingSummary], save: Save, voice: Voice, workspace: Workspace
+) -> None:
+    pause, silence = np.zeros(round(0.8 * 44_100)), np.zeros(6 * 44_100)
+    save("a.wav", np.concatenate([voice(1.0), pause, voice(3.2), silence]))  # 11 s
+    summary = run(slicing="fixed", slice_seconds=2.0, slice_overlap_seconds=0.5)
+    [recording] = summary.recordings
+    assert recording.slice_seconds == (2.0, 2.0, 2.0, 2.0)  # from 0, 1.5, 3.0 and 4.5 s; those from 6 s on are silent
+    assert names(workspace.slices) == ["0_0.wav", "0_1.wav", "0_2.wav", "0_3.wav"]
+    assert summary.kept_seconds + summary.dropped_seconds["silent"] == pytest.approx(11.0, abs=0.02)
+
+
+def test_recordings_that_were_cut_before_are_clips_as_they_are(
+    run: Callable[..., SlicingSummary], save: Save, voice: Voice, workspace: Workspace
+) -> None:
+    pause = np.zeros(round(0.8 * 44_100))
+    save("a.wav", np.concatenate([voice(2.0), pause, voice(6.2)]))
+    save("b.wav", voice(1.5))
+    summary = run(slicing="none")
+    assert [recording.slice_seconds for recording in summary.recordings] == [(9.0,), (1.5,)]
+    save("c.wav", voice(15.5))
+    with pytest.raises(InvalidDataset, match=r"c\.wav is 15\.5 s long.*use slicing=auto, or cut it"):
+        run(slicing="none")
+
+
+@pytest.mark.parametrize("slicing_way", ["auto", "fixed", "none"])
+def test_without_normalization_clips_keep_their_loudness(
+    run: Callable[..., SlicingSummary], save: Save, voice: Voice, workspace: Workspace, slicing_way: str
+) -> None:
+    save("a.wav", voice(3.0, peak=0.2))
+    save("b.wav", voice(3.0, peak=0.8))
+    run(slicing=slicing_way, normalize=False)
+    peaks = [np.abs(soundfile.read(workspace.slices / name)[0]).max() for name in ("0_0.wav", "1_0.wav")]
+    assert peaks[1] / peaks[0] == pytest.approx(4.0, rel=0.001)
+    assert peaks[0] == pytest.approx(0.2, rel=0.2)  # the high-pass shifts the harmonics
+
+
+def test_the_defaults_of_cutting_leave_stage_results_of_before_valid() -> None:
+    def parts(**fields: object) -> list[object]:
+        return slicing.fingerprint_parts(TrainingConfig.model_validate(fields))
+
+    assert parts() == parts(slice_seconds=5.0) == ["40k"]
+    different = [parts(), parts(slicing="fixed"), parts(slicing="fixed", slice_seconds=2.0), parts(slicing="none")]
+    different.append(parts(normalize=False))
+    assert len({str(each) for each in different}) == len(different)
+
+
+def test_an_overlap_of_more_than_half_a_clip_is_refused() -> None:
+    with pytest.raises(ValueError, match="slice_overlap_seconds=2 is more than half of slice_seconds=3"):
+        TrainingConfig(slicing="fixed", slice_overlap_seconds=2.0)
+
+
 @pytest.mark.parametrize(("sample_rate", "hz"), [("32k", 32_000), ("48k", 48_000)])
 def test_slices_have_the_rate_of_the_voice(
     run: Callable[..., SlicingSummary], save: Save, voice: Voice, workspace: Workspace, sample_rate: str, hz: int
