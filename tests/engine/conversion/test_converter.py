@@ -244,7 +244,7 @@ def test_input_that_cannot_be_converted_is_an_error(converter, tmp_path):
     (tmp_path / "text.wav").write_text("not sound")
     with pytest.raises(InvalidDataset, match=r"text\.wav cannot be read"):
         convert_file(tmp_path / "text.wav", tmp_path / "out.wav", converter, ConversionOptions())
-    with pytest.raises(InvalidConfig, match=r"\.wav or \.flac"):
+    with pytest.raises(InvalidConfig, match=r"\.mp3 or \.opus"):
         convert_file(tmp_path / "text.wav", tmp_path / "out.ogg", converter, ConversionOptions())
     with pytest.raises(InvalidConfig, match="speakers 0 to 108"):
         converter.convert(glide(0.5), ConversionOptions(speaker=109))
