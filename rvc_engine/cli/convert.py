@@ -1,4 +1,4 @@
-"""`rvc-engine convert`: convert a recording to a voice; and the two programs that a worker converts with."""
+"""`rvc-engine convert`: convert a recording to a voice; and the program that a worker converts with."""
 
 from pathlib import Path
 from typing import Annotated
@@ -69,6 +69,7 @@ def serve_conversions(
         Path | None, typer.Option(help="Folder of the HuBERT that the voice was trained with, if it is your own.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")] = None,
+    memory: Annotated[int | None, typer.Option(min=1, help="Most bytes of a GPU's memory to take.")] = None,
 ) -> None:
     """Convert what is asked for on standard input until it ends, as JSON lines; voices stay loaded between requests.
 
@@ -79,15 +80,4 @@ def serve_conversions(
 
     machine = Machine(device, threads, weights or default_weights_folder(), content_folder=content_folder)
     with exit_on_error():
-        serve(machine, open_device(machine))
-
-
-def decode(
-    source: Annotated[Path, typer.Argument(help="Recording, in any audio format.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write samples.f32 and decoded.json to.")],
-    max_seconds: Annotated[float, typer.Option(help="Longest recording that is taken.")] = 600.0,
-) -> None:
-    """Decode a recording to mono samples at 16 kHz, float32, for `serve-conversions`, which opens no foreign file."""
-    from rvc_engine.conversion.decoding import decode_to_folder
-
-    decode_to_folder(source, output, max_seconds)
+        serve(machine, open_device(machine), memory)

@@ -19,6 +19,7 @@ from torch import Tensor
 from rvc_engine.audio.high_pass import HIGH_PASS_HZ, HIGH_PASS_ORDER
 from rvc_engine.audio.reading import UnreadableAudio, read_mono
 from rvc_engine.config import PitchEstimator as EstimatorName
+from rvc_engine.config import SampleRate
 from rvc_engine.content.encoders import ContentEncoder, create_encoder
 from rvc_engine.content.windows import num_content_frames
 from rvc_engine.conversion.formats import check_suffix, write_audio
@@ -134,13 +135,21 @@ class Analysis:
 class Converter:
     """A voice with its index, ready to convert."""
 
-    def __init__(self, voice: Path, index: Path | None, analysis: Analysis) -> None:
+    def __init__(
+        self,
+        voice: Path,
+        index: Path | None,
+        analysis: Analysis,
+        sample_rate: SampleRate | None = None,
+        content: str | None = None,
+    ) -> None:
         """Load a voice file, or a save of a training.
 
-        Raises IncompatibleCheckpoint for another file or another voice's index, and MissingWeights.
+        `sample_rate` and `content`: the training's, where its file leaves them open. Raises IncompatibleCheckpoint for
+        another file or another voice's index, and MissingWeights.
         """
         self._device = analysis.device
-        self._voice = load_voice_or_save(voice, self._device)
+        self._voice = load_voice_or_save(voice, self._device, sample_rate, content)
         self._retrieval = Retrieval(index, self._voice.hparams.feature_size) if index is not None else None
         self._encoder = analysis.encoder(self._voice)
         self._analysis = analysis

@@ -1,8 +1,12 @@
 """Decoding of one recording of any format to the samples that conversion takes, in a process of its own. No torch.
 
-The recording is a stranger's: the process is confined, and its result is plain numbers, which need no parser.
+    python -m rvc_engine.conversion.decoding RECORDING FOLDER MAX_SECONDS
+
+The recording is a stranger's: the process is confined, and its result is plain numbers, which need no parser. It is no
+command of `rvc-engine`, whose imports take longer than the work here.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +59,7 @@ def _fault(seconds: float, peak: float) -> str | None:
     if peak < SILENT_PEAK:
         return "the recording is silent; check the microphone, and record again"
     return None
+
+
+if __name__ == "__main__":
+    decode_to_folder(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))

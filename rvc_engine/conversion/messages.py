@@ -27,7 +27,7 @@ class Convert(_Message):
 
     type: Literal["convert"] = "convert"
     samples: Path
-    """The recording as `rvc-engine decode` writes it: float32, mono, 16 kHz."""
+    """The recording as `rvc_engine.conversion.decoding` writes it: float32, mono, 16 kHz."""
     target: Path
     """File to write; its suffix is the format."""
     voice: Path
@@ -39,6 +39,10 @@ class Convert(_Message):
     index_rate: float = 0.75
     protect: float = 0.33
     rms_mix_rate: float = 0.25
+    sample_rate: Literal["32k", "40k", "48k"] | None = None
+    """Of the training whose `G_` file this is, where its tensors leave it open."""
+    content: str | None = None
+    """Content encoder of that training, where no file beside it names one."""
     speaker: str = ""
     """Number or name; empty: the first."""
     seed: int = 0
@@ -78,6 +82,8 @@ class Converted(_Message):
     sample_rate: int
     pitch_shift: float
     """Semitones that the pitch was raised by."""
+    held_bytes: int = 0
+    """Memory of a GPU that stays taken between requests."""
 
 
 class Failed(_Message):
@@ -118,7 +124,7 @@ def format_message(message: Request | Reply) -> str:
 
 
 class Decoded(BaseModel):
-    """Result of `rvc-engine decode`, `decoded.json`."""
+    """Result of `rvc_engine.conversion.decoding`, in its file DECODED."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -131,4 +137,4 @@ class Decoded(BaseModel):
 
 
 SAMPLES, DECODED = "samples.f32", "decoded.json"
-"""Files that `rvc-engine decode` writes."""
+"""Files that it writes."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rvc_engine.compute.accelerators import empty_cache
+from rvc_engine.compute.accelerators import empty_cache, limit_memory, reserved_bytes
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.conversion.converter import Analysis, ConversionOptions, Converter
 from rvc_engine.conversion.formats import check_suffix, write_audio
@@ -91,17 +91,19 @@ class LoadedVoices:
     """The voices used last, by the identity of their files."""
 
     def __init__(self, analysis: Analysis) -> None:
+        self.device = analysis.device
         self._analysis = analysis
         self._converters: OrderedDict[_Key, Converter] = OrderedDict()
 
-    def get(self, voice: Path, index: Path | None) -> tuple[Converter, bool]:
-        """A voice's converter, and whether it was loaded already. Raises as `Converter`."""
+    def get(self, request: Convert) -> tuple[Converter, bool]:
+        """The converter of the requested voice, and whether it was loaded already. Raises as `Converter`."""
+        voice, index = request.voice, request.index
         key = (_identity(voice), None if index is None else _identity(index))
         was_loaded = key in self._converters
         if not was_loaded:
             while len(self._converters) >= MAX_VOICES:  # before the next is loaded, so that both need no room
                 self._converters.popitem(last=False)
-            self._converters[key] = Converter(voice, index, self._analysis)
+            self._converters[key] = Converter(voice, index, self._analysis, request.sample_rate, request.content)
         self._converters.move_to_end(key)
         return self._converters[key], was_loaded
 
@@ -120,11 +122,13 @@ def _identity(path: Path) -> tuple[str, int, int] | None:
     return str(path), status.st_mtime_ns, status.st_size
 
 
-def serve(machine: Machine, device: torch.device) -> None:
-    """Serve requests until standard input ends."""
+def serve(machine: Machine, device: torch.device, memory_bytes: int | None = None) -> None:
+    """Serve requests until standard input ends. `memory_bytes`: the most memory of a GPU that is taken."""
     lower_priority()
     if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8, whatever a pipe's encoding on this system
         sys.stdout.reconfigure(encoding="utf-8")
+    if memory_bytes is not None:
+        limit_memory(device, memory_bytes)
     requests, voices = _Input(), LoadedVoices(Analysis(machine, device))
     num_threads = torch.get_num_threads()
     with suppress(StopRequested, BrokenPipeError):
@@ -156,7 +160,7 @@ def _convert(request: Convert, requests: _Input, voices: LoadedVoices) -> Conver
     requests.check(request)
     check_suffix(request.target)
     started = time.monotonic()
-    converter, was_loaded = voices.get(request.voice, request.index)
+    converter, was_loaded = voices.get(request)
     _send(VoiceReady(id=request.id, was_loaded=was_loaded, seconds=time.monotonic() - started))
     options = ConversionOptions(
         None if request.pitch_shift == "auto" else request.pitch_shift,
@@ -179,11 +183,13 @@ def _convert(request: Convert, requests: _Input, voices: LoadedVoices) -> Conver
     output = converter.convert(wave.astype(np.float32, copy=False), options, progress)
     requests.check(request)
     write_audio(request.target, output.samples, converter.sample_rate)
+    empty_cache()
     return Converted(
         id=request.id,
         seconds=len(output.samples) / converter.sample_rate,
         sample_rate=converter.sample_rate,
         pitch_shift=output.key_shift,
+        held_bytes=reserved_bytes(voices.device),
     )
 
 

@@ -61,10 +61,13 @@ def extract(
     return Extracted(identity, found.epoch, stated or CONTENTVEC, stated is not None)
 
 
-def load_voice_or_save(path: Path, device: torch.device, sample_rate: SampleRate | None = None) -> Voice:
+def load_voice_or_save(
+    path: Path, device: torch.device, sample_rate: SampleRate | None = None, content: str | None = None
+) -> Voice:
     """Load a voice file, or the voice of a training checkpoint as `extract` finds it; no file is written.
 
-    Raises IncompatibleCheckpoint, and InvalidConfig as `extract`.
+    `content`: the training's encoder, for a checkpoint outside its run's folder. Raises IncompatibleCheckpoint, and
+    InvalidConfig as `extract`.
     """
     if not path.is_file():  # such as a save of a running job that a newer one has replaced
         raise IncompatibleCheckpoint(f"{path.name} is not there any more; choose another save")
@@ -73,7 +76,7 @@ def load_voice_or_save(path: Path, device: torch.device, sample_rate: SampleRate
         return voice_of(path, tree, device)
     found = _read(path, tree)
     _, hparams = _identify(path, found, sample_rate)
-    embedder = _encoder_beside(path) or CONTENTVEC
+    embedder = _encoder_beside(path) or (_embedder(content) if content else CONTENTVEC)
     model = Synthesizer(hparams, with_posterior=False)
     model.load_state_dict({n: v.float() for n, v in found.weights.items() if not n.startswith("enc_q.")})
     model = model.eval().requires_grad_(False).to(device)
