@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from rvc_train.schemas.conversions import (
+from rvc_train.schemas.voices.conversions import (
     ConversionEventType,
     ConversionFailure,
     ConversionOptions,

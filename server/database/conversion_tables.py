@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Field
 
-from rvc_train.schemas.conversions import ENDED_CONVERSIONS, ConversionStatus
+from rvc_train.schemas.voices.conversions import ENDED_CONVERSIONS, ConversionStatus
 from server.database.base import Table, UtcDateTime, in_sql
 
 _ENDED = in_sql("status", ENDED_CONVERSIONS)
@@ -40,7 +40,7 @@ class Conversion(Table, table=True):
     """`best`, `latest` or the number of a save; None: the finished voice."""
     status: str = ConversionStatus.WAITING
     options: dict[str, Any] = Field(sa_type=sa.JSON)
-    """`rvc_train.schemas.conversions.ConversionOptions`."""
+    """`rvc_train.schemas.voices.conversions.ConversionOptions`."""
     max_seconds: float
     """Longest recording that is converted, as the server's settings had it."""
     inputs: list[dict[str, Any]] = Field(sa_type=sa.JSON)
