@@ -192,7 +192,7 @@ class ConversionService:
         return rows[:limit], rows[limit - 1].number if len(rows) > limit else None
 
     def waiting_reasons(self, rows: Sequence[Conversion]) -> dict[str, str]:
-        """What conversions that wait are waiting for, by id; none for those that a worker takes at once."""
+        """Reasons why conversions wait, by id; none for those that a worker takes at once."""
         waiting = [row for row in rows if row.status == S.WAITING]
         if not waiting:
             return {}
@@ -210,7 +210,7 @@ class ConversionService:
             row.id: sum(status == S.RUNNING or number < (row.number or 0) for number, status in found)
             for row in waiting
         }
-        return {an_id: f"{number} conversions before it" for an_id, number in before.items() if number}
+        return {an_id: f"conversions before it: {number}" for an_id, number in before.items() if number}
 
     def _has_worker(self, session: Session) -> bool:
         now = self._clock()
