@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from rvc_train.schemas.conversions import (
+from rvc_train.schemas.voices.conversions import (
     ConversionEventType,
     ConversionFailure,
     ConversionOptions,
@@ -184,7 +184,7 @@ class ConversionQueue:
     def cancel(self, session: Session, row: Conversion) -> bool:
         """Cancel a conversion in the caller's transaction, which has locked its row; False when it has ended.
 
-        Its worker is told so by the next heartbeat.
+        The next heartbeat of its worker returns that.
         """
         if ConversionStatus(row.status).is_terminal:
             return False
@@ -224,7 +224,7 @@ class ConversionQueue:
     def _recover(self, session: Session, row: Conversion, reason: str) -> None:
         row.recoveries += 1
         if row.recoveries > MAX_RECOVERIES:
-            message = f"{reason}, for the {row.recoveries}nd time; the server's administrator finds why in its log"
+            message = f"{reason}, for the second time; the server's administrator finds the cause in the workers' logs"
             self._fail(session, row, ConversionFailure.WORKER_LOST, message)
         else:
             self._requeue(row, f"waiting again: {reason}")

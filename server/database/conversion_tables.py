@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Field
 
-from rvc_train.schemas.conversions import ENDED_CONVERSIONS, ConversionStatus
+from rvc_train.schemas.voices.conversions import ENDED_CONVERSIONS, ConversionStatus
 from server.database.base import Table, UtcDateTime, in_sql
 
 _ENDED = in_sql("status", ENDED_CONVERSIONS)
@@ -40,13 +40,13 @@ class Conversion(Table, table=True):
     """`best`, `latest` or the number of a save; None: the finished voice."""
     status: str = ConversionStatus.WAITING
     options: dict[str, Any] = Field(sa_type=sa.JSON)
-    """`rvc_train.schemas.conversions.ConversionOptions`."""
+    """`rvc_train.schemas.voices.conversions.ConversionOptions`."""
     max_seconds: float
     """Longest recording that is converted, as the server's settings had it."""
     inputs: list[dict[str, Any]] = Field(sa_type=sa.JSON)
     """`name`, `output` (name of the result), `path` in the storage and `bytes` of each recording."""
     results: list[dict[str, Any]] = Field(default_factory=list, sa_type=sa.JSON)
-    """`name`, `path`, `bytes`, `sha256`, `seconds`, `pitch_shift`, `error` of each recording."""
+    """A row for each recording: `name`, `path`, `bytes`, `sha256`, `seconds`, `pitch_shift`, `error`."""
     events: list[dict[str, Any]] = Field(default_factory=list, sa_type=sa.JSON)
     """`type`, `message` and `created_at` of each change of the status: a handful."""
     size: int = Field(sa_type=sa.BigInteger)

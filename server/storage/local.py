@@ -301,12 +301,14 @@ class Storage:
         rename(temporary, target)
         sync_folder(target.parent)
 
-    def delete_job(self, job_id: str) -> None:
-        """Delete everything of a job: workspace, checkpoints, log, artifacts.
+    def delete_job(self, job_id: str, conversion_ids: Iterable[str] = ()) -> None:
+        """Delete everything of a job: workspace, checkpoints, log, artifacts, and the conversions with its voice.
 
         Its folder is moved away first: what still writes into it, such as a stale worker, cannot add to it any more.
         """
         self._delete_home(self.job_home(job_id))
+        for conversion_id in conversion_ids:
+            self.delete_conversion(conversion_id)
 
     def delete_conversion(self, conversion_id: str) -> None:
         """Delete all files of a conversion, as those of a job: a worker may write into its folder."""
