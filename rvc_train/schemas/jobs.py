@@ -61,8 +61,8 @@ class StartFrom(RequestModel):
     """Id of the job."""
     voice: VoiceName | None = None
     """Name of a voice, in place of a job: its newest job that succeeded and whose saves are on the server."""
-    save: int | None = Field(default=None, ge=0, lt=10**9)
-    """Number of the save, as in its file's name `G_<number>.pth`; null: the last one."""
+    save: Annotated[int, Field(ge=0, lt=10**9)] | Literal["best"] | None = None
+    """Number of the save, as in its file's name `G_<number>.pth`; best: the best one by evaluation; null: the last."""
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
