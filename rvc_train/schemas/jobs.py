@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, computed_field, model_validator
 
+from rvc_engine.card.provenance import Consent
 from rvc_engine.config import TrainingConfig, VoiceName
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.base import DEPRECATED, RequestModel, ResponseModel
@@ -219,6 +220,8 @@ class JobPublic(Forecast):
     retry_from: RetryFrom | None = None
     start_from: StartedFrom | None = None
     """The save of an earlier job that its training begins with; null for base weights, or none."""
+    consent: Consent | None = None
+    """Consent of the speaker as the dataset had it when the job was submitted; null without one."""
     num_artifacts: int
     disk_bytes: int = 0
     """Bytes of its files on disk, checkpoints and log included, as last measured."""
