@@ -53,8 +53,8 @@ async def upload(
     """Make a dataset of a zip or a recording, sending only bytes that the server lacks.
 
     `made`: fields of the request that makes it, all but its source. `cache`: folder with the addresses of unfinished
-    uploads; None: another call begins anew. Raises ConnectionFailed when the server does not answer (the same call continues), BadUpload when
-    the server has other bytes than were sent, ApiError when it refuses.
+    uploads; None: another call begins anew. Raises ConnectionFailed when the server does not answer (the same call
+    continues), BadUpload when the server has other bytes than were sent, ApiError when it refuses.
     """
     size, sha256 = file.stat().st_size, await in_thread(sha256_of, file)
     progress(0, size)

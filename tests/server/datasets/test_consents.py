@@ -138,7 +138,7 @@ def test_anothers_consent_is_not_found(http: httpx.Client, live: Any, dataset: s
     path = f"/v1/datasets/{dataset}/consent"
     http.put(path, json=ANNA | {"upload_id": upload(http, b"form")})
     scopes = [Scope.READ, Scope.SUBMIT]
-    token = http.post("/v1/tokens", json={"owner": "bob", "name": "b", "scopes": scopes}).json()["token"]
+    token = http.post("/v1/tokens", json={"owner": "bob", "name": "b", "scopes": scopes}).json()["secret"]
     with live.client() as bob:
         bob.headers["Authorization"] = f"Bearer {token}"
         for method, address in (("PUT", path), ("DELETE", path), ("GET", f"{path}/document")):
