@@ -31,7 +31,7 @@ from server.storage.trash import SECONDS_UNTOUCHED, Trash, TrashEntry, is_untouc
 logger = structlog.get_logger(__name__)
 
 SCAN_SECONDS = 600.0
-KINDS = ("datasets", "cache", "jobs", "base-weights", "conversions", "uploads", "incoming")
+KINDS = ("datasets", "consents", "cache", "jobs", "base-weights", "conversions", "uploads", "incoming")
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ class Orphans:
             uploads = set(session.exec(select(Upload.id)).all())
             base = set(session.exec(select(BaseWeights.id)).all())
             conversions = set(session.exec(select(Conversion.id)).all())
-        found = {"datasets": datasets, "cache": datasets, "jobs": jobs, "base-weights": base, "uploads": uploads}
-        return found | {"conversions": conversions, "incoming": set()}
+        found = dict.fromkeys(("datasets", "consents", "cache"), datasets) | {"jobs": jobs, "uploads": uploads}
+        return found | {"base-weights": base, "conversions": conversions, "incoming": set()}
 
 
 def _superseded(folders: Mapping[int, Path]) -> Iterator[tuple[int, Path]]:

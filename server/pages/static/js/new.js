@@ -3,6 +3,7 @@
 import { all, get, retryUnreachable, post, ApiError, remove, withQuery } from "./api.js";
 import { at, byId, h, keyed } from "./dom.js";
 import { Choices } from "./new/choices.js";
+import { ConsentForm } from "./new/consent.js";
 import { Draft } from "./new/draft.js";
 import { about, forgetEstimate, showEstimate } from "./new/estimate.js";
 import { proposedName, sameName } from "./new/names.js";
@@ -20,6 +21,7 @@ const choices = new Choices(form, settings);
 const query = new URLSearchParams(location.search);
 const draft = new Draft(form, settings, query.get("retry") ? `retry=${query.get("retry")}` : query.get("clone") ?? "");
 const needs = new Needs({ ask: () => estimate(), avoid: () => { choices.select("where", "here"); changed(); } });
+const consent = new ConsentForm(() => { dataset = { ...dataset, consent: consent.dataset.consent }; changed(); });
 /** Whether the name was typed; else it follows the recordings. */
 let isNameOwn = false;
 let isValid = true;
@@ -157,6 +159,7 @@ async function use(found) {
   byId("chosen").replaceChildren(t("new.chosen", { name: found.name }), " ", found.derived_from && !retryOf
     ? h("button", { type: "button", onclick: () => attempt(async () => use(await get(`/v1/datasets/${found.derived_from}`))) }, t("new.put_back")) : "");
   byId("drop").classList.add("small");
+  consent.show(found);
   save();
   const { id } = found;
   for (;;) {
@@ -304,6 +307,11 @@ function ready() {
   byId("submit").disabled = !isReady || !isValid;
   byId("submit-help").hidden = isReady;
   byId("submit-help").textContent = t(dataset && isUnderWay(dataset) ? "new.submit_wait" : "new.submit_help");
+  if (isReady && consent.isMissing) {
+    byId("submit").disabled = true;
+    byId("submit-help").hidden = false;
+    byId("submit-help").textContent = t("new.submit_consent");
+  }
 }
 
 form.addEventListener("submit", async (event) => {
@@ -403,6 +411,7 @@ async function start() {
   }
   startSending();
   attempt(loadRules);
+  await consent.start();
   attempt(showUnfinished);
   await settings.start();
   choices.present = new Set((await all("/v1/weights")).filter((one) => one.is_present).map((one) => one.id));
