@@ -4,7 +4,6 @@ Everything in a bundle may be made up. The models and the index are read by the 
 weights are; the recordings take the way of every upload.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic import ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from sqlmodel import Session, col, select
 
 from rvc_engine.config import TrainingConfig
@@ -31,7 +30,7 @@ from server.job_store.versions import VoiceKey, is_of, lock_voice, numbers_of
 from server.jobs.service import JobService
 from server.results.stored_files import add_stored_files
 from server.settings import ServerSettings
-from server.storage.local import ARTIFACTS, ORIGIN, Storage, StoredFile
+from server.storage.local import ARTIFACTS, ORIGIN, Storage, StoredFile, link_or_copy
 from server.storage.reservations import Reservations
 from server.storage.sizes import measure_again
 from server.voices.bundle_files import Bundle
@@ -40,6 +39,21 @@ from server.voices.manifest import BundledFile, Manifest
 _IMPORTED = ORIGIN
 """Token of the files that were there before the first attempt, of which there is none."""
 _MAGIC = {"audio": b"fLaC", "recording": b"fLaC", "picture": b"\x89PNG\r\n\x1a\n"}
+
+
+class _Report(BaseModel):
+    """What the engine found in a file, in part."""
+
+    contents: str
+    version: str | None = None
+    sample_rate: str | None = None
+    f0: bool | None = None
+    width: int | None = None
+    search_works: bool | None = None
+    faults: list[str] = []
+
+
+_REPORTS = TypeAdapter(list[_Report])
 
 
 @dataclass(frozen=True)
@@ -110,20 +124,25 @@ class ImportService:
             suffix = Path(each.name).suffix.lower()
             if each.kind in {"voice", "best"} or suffix in {".pth", ".pt"}:
                 wanted.append((each.file.path, "voice"))
-                (links / f"{len(wanted)}.pth").hardlink_to(published / each.file.sha256)
+                link_or_copy(published / each.file.sha256, links / f"{len(wanted)}.pth")
             elif suffix == ".index" or each.kind.endswith("index"):
                 wanted.append((each.file.path, "index"))
-                (links / f"{len(wanted)}.index").hardlink_to(published / each.file.sha256)
+                link_or_copy(published / each.file.sha256, links / f"{len(wanted)}.index")
         if manifest.save is not None:
             number = manifest.save.number
             for letter, role in (("G", "generator"), ("D", "discriminators")):
                 wanted.append((f"saves/{letter}_{number}.pth", role))
-                (links / f"{len(wanted)}.pth").hardlink_to(workspace / f"{letter}_{number}.pth")
+                link_or_copy(workspace / f"{letter}_{number}.pth", links / f"{len(wanted)}.pth")
         paths = sorted(links.iterdir(), key=lambda path: int(path.stem))
         result = folder / "result"
         result.mkdir()
         checked, _ = run_confined(["inspect", *map(str, paths)], result, self._storage.root, self._settings)
-        reports = json.loads(checked)
+        try:
+            reports = _REPORTS.validate_json(checked)
+        except ValidationError as error:  # the process was taken over, or cut off
+            raise UploadRefused("the models in the bundle could not be examined; get it again") from error
+        if len(reports) != len(wanted):
+            raise UploadRefused("the models in the bundle could not be examined; get it again")
         for (name, role), path, report in zip(wanted, paths, reports, strict=True):
             if fault := _fault(role, report, config):
                 text = fault.replace(str(path), "the file")
@@ -262,16 +281,16 @@ def _check_previews(manifest: Manifest, published: Path) -> None:
                 raise UploadRefused(f"{name!r} in the bundle is not a {'PNG' if kind == 'picture' else 'FLAC'} file")
 
 
-def _fault(role: str, report: dict[str, Any], config: TrainingConfig) -> str | None:
+def _fault(role: str, report: _Report, config: TrainingConfig) -> str | None:
     """The reason why a file is not what it is in the bundle for."""
-    contents, faults = str(report["contents"]), [str(fault) for fault in report.get("faults", [])]
+    contents, faults = report.contents, report.faults
     if role == "index":
-        return None if report.get("search_works") else "; ".join(faults) or f"it is {contents}"
+        return None if report.search_works else "; ".join(faults) or f"it is {contents}"
     is_role = contents == role or (contents.startswith(role) and contents.endswith(("checkpoint", "weights")))
     if not is_role or faults:
         return "; ".join(faults) or f"it is {contents}, not {role}"
     for option in ("version", "sample_rate", "f0", "width"):
-        found, wanted = report.get(option), getattr(config, option)
+        found, wanted = getattr(report, option), getattr(config, option)
         is_rate_free = role == "discriminators" and option in {"sample_rate", "f0"}
         if found is not None and not is_rate_free and str(wanted) not in str(found):
             return f"it has {option}={found}, and the bundle's training options {option}={wanted}"
