@@ -7,6 +7,7 @@ from rvc_engine.names.voices import check_voice_name
 from rvc_train.schemas.jobs import JobStatus
 from server.database.tables import Job
 from server.errors import NotFound, Refused
+from server.job_store.versions import current_of, key_of
 
 
 def wanted_version(
@@ -36,7 +37,9 @@ def wanted_version(
         return job
     newest = query.order_by(sa.case((col(Job.owner) == owner, 0), else_=1), col(Job.number).desc()).limit(1)
     job = session.exec(newest.where(Job.status == JobStatus.SUCCEEDED)).first()
-    if job is None and may_be_unfinished:
+    if job is not None:
+        job = current_of(session, key_of(job)) or job
+    elif may_be_unfinished:
         job = session.exec(newest).first()
     if job is None:
         raise NotFound(
