@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable
 
 import structlog
-
 from rvc_train.schemas.conversions import ConversionFailure
+
 from server.conversions.queue import ConversionLease, ConversionQueue
 from server.errors import LeaseLost, SchemaChanged
 from server.storage.local import Storage
