@@ -1,14 +1,17 @@
 """`rvc-train up` without a token: the client finds the local one, and a link signs the browser in."""
 
+import codecs
 import contextlib
 import json
 import os
 import pty
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,8 @@ import pytest
 from rvc_train.cli.browser import has_display, shared_address
 
 LINK = re.compile(r"http://127\.0\.0\.1:\d+/sign-in#code=([\w-]{43})")
+
+WAIT_SECONDS = 120
 
 
 @pytest.fixture
@@ -37,12 +42,15 @@ def up_on_a_terminal(station: Any, *words: str, **environment: str) -> Iterator[
     command = [sys.executable, "-m", "rvc_train.cli.main", "up", "--port", str(station.port), *words]
     up = subprocess.Popen(command, env=station.environment | environment, stdin=side, stdout=side, stderr=side)
     os.close(side)
-    shown = ""
+    shown, decoder = "", codecs.getincrementaldecoder("utf-8")()
 
     def wait_for(pattern: str) -> str:
         nonlocal shown
+        deadline = time.monotonic() + WAIT_SECONDS
         while not re.search(pattern, shown):
-            shown += os.read(terminal, 4096).decode(errors="replace").replace("\r\n", "\n")
+            is_readable, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
+            assert is_readable, f"{pattern!r} is not in what `up` shows: {shown}"
+            shown += decoder.decode(os.read(terminal, 4096)).replace("\r\n", "\n")
         return shown
 
     try:
@@ -103,7 +111,9 @@ def test_beyond_loopback_up_says_once_what_opens_it_and_the_server_alone_refuses
     with up_on_a_terminal(local_station, "--host", everywhere, "--no-browser") as wait_for:
         shown = wait_for("sign-in#code=[^\n]*\n")
         assert shown.count("other machines reach this server") == 1
-        shown = wait_for("from another device, within ten minutes, at [^\n]*\n[█▀▄ \n]*\n[█▀▄ ]+\n")
+        shown = wait_for("from another device, within ten minutes, at [^\n]*\n")
+        shown = wait_for(r"\n▀{20,}\n")  # the last row of the QR code; lines of the server's log may be between
+        assert len(re.findall(r"^█[█▀▄ ]{18,}█$", shown, re.MULTILINE)) > 10
         assert f"http://{own_address()}:{local_station.port}/sign-in#code=" in shown
         assert local_station.cli("jobs").returncode == 0
         assert httpx.get(f"{local_station.url}/v1/jobs").status_code == 401
