@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
-from rvc_train.schemas.conversions import ConversionFailure
+from rvc_train.schemas.voices.conversions import ConversionFailure
 from server.conversions.queue import ConversionLease, ConversionQueue
 from server.errors import LeaseLost, SchemaChanged
 from server.storage.local import Storage
