@@ -81,7 +81,7 @@ class _Input:
             case Convert() as request:
                 self._requests.put(request)
             case None:
-                print(f"not a request: {line[:200]}", file=sys.stderr)  # noqa: T201 - the worker's log has it
+                print(line[:200], file=sys.stderr)  # noqa: T201 - the worker's log has what is not a request
 
 
 _Key = tuple[tuple[str, int, int] | None, ...]
