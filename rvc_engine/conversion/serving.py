@@ -49,7 +49,7 @@ class _Input:
         self._requests: queue.SimpleQueue[Convert | None] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
         self.is_over = False
-        """Whether standard input has ended: the worker has ended, or wants this process to."""
+        """Whether standard input has ended: the worker has ended, or asks for the end of this process."""
         threading.Thread(target=self._read, name="stdin", daemon=True).start()
 
     def next(self) -> Convert | None:

@@ -18,7 +18,7 @@ FreeMemory = Callable[[str], int | None]
 
 
 class TrainingState:
-    """The job that the worker runs, as its conversions must know it. Plain attributes, read by another thread."""
+    """State of the worker's job, for its conversions. Plain attributes, read by another thread."""
 
     def __init__(self) -> None:
         self.is_running = False

@@ -1,4 +1,4 @@
-"""Loop of the conversions' thread: claim one, run it, end an engine that nobody needs, until the worker stops."""
+"""Loop of the conversions' thread: claim one, run it, end an idle engine, until the worker stops."""
 
 import threading
 from collections.abc import Callable
