@@ -131,7 +131,7 @@ def serve(machine: Machine, device: torch.device, memory_bytes: int | None = Non
         limit_memory(device, memory_bytes)
     requests, voices = _Input(), LoadedVoices(Analysis(machine, device))
     num_threads = torch.get_num_threads()
-    with suppress(StopRequested, BrokenPipeError):
+    with suppress(StopRequested, OSError):  # of a closed output: the worker has ended
         while (request := requests.next()) is not None:
             torch.set_num_threads(request.threads or num_threads)
             _send(_serve_one(request, requests, voices))

@@ -13,6 +13,7 @@ from worker.settings import WorkerSettings
 
 GIB = 2**30
 CPU = "cpu"
+MEASURING = "a training has just begun and is measuring the GPU's memory"
 FreeMemory = Callable[[str], int | None]
 """Free bytes of a GPU by index or UUID; None when they cannot be measured."""
 
@@ -24,6 +25,11 @@ class TrainingState:
         self.is_running = False
         self.has_stepped = False
         """Whether the training takes steps: its batch is chosen and its memory taken."""
+
+    @property
+    def is_measuring(self) -> bool:
+        """Whether a training may be choosing its batch by the memory that is free."""
+        return self.is_running and not self.has_stepped
 
     def begin(self) -> None:
         """A job is about to run."""
@@ -62,8 +68,8 @@ def choose_device(
     measured = {gpu: found for gpu, found in free.items() if found is not None}
     if not measured:
         return on_cpu(settings, training, "there is no GPU whose free memory can be measured")
-    if training.is_running and not training.has_stepped:
-        return on_cpu(settings, training, "a training has just begun and is measuring the GPU's memory")
+    if training.is_measuring:
+        return on_cpu(settings, training, MEASURING)
     gpu = max(measured, key=lambda gpu: measured[gpu] + held_bytes.get(gpu, 0))
     needed = settings.conversion_memory_bytes - held_bytes.get(gpu, 0) + settings.conversion_spare_bytes
     if measured[gpu] < needed:
