@@ -35,7 +35,7 @@ class ConversionEngines:
         self._training, self._measure = training, measure
         self._engine: ConversionEngine | None = None
         self._lock = threading.RLock()
-        """Held while an engine is started or ended: one that starts on a GPU is there before a job begins, or not at all."""
+        """Held while an engine is started or ended: one on a GPU is there before a job begins, or not at all."""
         self._next_measurement = 0.0
 
     def obtain(self, cpu_reason: str | None = None) -> tuple[ConversionEngine, Placement]:
