@@ -6,12 +6,16 @@ from rvc_train.schemas.base import ResponseModel
 
 
 class Limits(ResponseModel):
-    """Limits of uploads."""
+    """Limits of uploads and conversions."""
 
     max_upload_bytes: int
     max_files: int
     max_unpacked_bytes: int
     max_file_bytes: int
+    max_conversion_minutes: float | None = None
+    """Longest recording that is converted with a voice. Null, as the next two, from a server without conversions."""
+    max_conversion_bytes: int | None = None
+    max_conversion_files: int | None = None
 
 
 class FileRulePublic(ResponseModel):
