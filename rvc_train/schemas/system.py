@@ -12,10 +12,9 @@ class Limits(ResponseModel):
     max_files: int
     max_unpacked_bytes: int
     max_file_bytes: int
-    max_conversion_minutes: float | None = None
-    """Longest recording that is converted with a voice. Null, as the next two, from a server without conversions."""
-    max_conversion_bytes: int | None = None
-    max_conversion_files: int | None = None
+    max_conversion_bytes: int
+    """Of a recording to convert, and so is the next."""
+    max_conversion_seconds: float
 
 
 class FileRulePublic(ResponseModel):

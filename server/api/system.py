@@ -17,7 +17,6 @@ from rvc_engine.environment.torch_builds import gpu_advice
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.jobs import JOB_DEFAULTS
 from rvc_train.schemas.system import FileRulePublic, Limits, SystemPublic
-from rvc_train.schemas.voices.conversions import MAX_CONVERSION_FILES
 from server.admin.readiness import sqlite_warning
 from server.api.authorization import requires
 from server.context import Context
@@ -54,9 +53,8 @@ def get_system(context: Context) -> SystemPublic:
             max_files=settings.max_files,
             max_unpacked_bytes=settings.max_unpacked_bytes,
             max_file_bytes=settings.max_file_bytes,
-            max_conversion_minutes=settings.max_conversion_minutes,
             max_conversion_bytes=settings.max_conversion_bytes,
-            max_conversion_files=MAX_CONVERSION_FILES,
+            max_conversion_seconds=settings.max_conversion_minutes * 60,
         ),
         file_rules=[FileRulePublic(**asdict(rule)) for rule in FILE_RULES],
         disk_free_bytes=disk.free,

@@ -280,7 +280,7 @@ def test_every_limit_is_said(serve: Callable[..., Any], tmp_path: Path) -> None:
         assert int(many.headers["Retry-After"]) > 0
         assert shop.claim().max_seconds == 120
         shown = http.get("/v1/system").json()["limits"]
-        assert (shown["max_conversion_bytes"], shown["max_conversion_minutes"]) == (100, 2)
+        assert (shown["max_conversion_bytes"], shown["max_conversion_seconds"]) == (100, 120)
         server.context.quotas.set("local", Quota(max_gpu_hours=0))
         assert "GPU hours" in shop.convert().json()["detail"]
         twice = shop.upload()
