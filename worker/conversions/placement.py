@@ -18,7 +18,7 @@ FreeMemory = Callable[[str], int | None]
 
 
 class TrainingState:
-    """The job that the worker runs, as its conversions must know it. Plain attributes, read by another thread."""
+    """State of the worker's job, for its conversions. Plain attributes, read by another thread."""
 
     def __init__(self) -> None:
         self.is_running = False
@@ -66,11 +66,14 @@ def choose_device(
         return on_cpu(settings, training, "a training has just begun and is measuring the GPU's memory")
     gpu = max(measured, key=lambda gpu: measured[gpu] + held_bytes.get(gpu, 0))
     needed = settings.conversion_memory_bytes - held_bytes.get(gpu, 0) + settings.conversion_spare_bytes
-    shown = f"{measured[gpu] / GIB:.1f} GiB of the GPU's memory are free"
     if measured[gpu] < needed:
-        wanted = f"and a conversion needs {needed / GIB:.1f} GiB, with what is kept free for trainings"
-        return on_cpu(settings, training, f"only {shown}, {wanted}")
-    return Placement(f"cuda:{list(free).index(gpu)}", gpu, settings.num_threads, shown)
+        reason = (
+            f"only {measured[gpu] / GIB:.1f} GiB of the GPU's memory are free, and a conversion needs "
+            f"{needed / GIB:.1f} GiB, with what is kept free for trainings"
+        )
+        return on_cpu(settings, training, reason)
+    reason = f"{measured[gpu] / GIB:.1f} GiB of the GPU's memory are free"
+    return Placement(f"cuda:{list(free).index(gpu)}", gpu, settings.num_threads, reason)
 
 
 def on_cpu(settings: WorkerSettings, training: TrainingState, reason: str) -> Placement:
