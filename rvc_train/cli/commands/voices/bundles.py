@@ -56,9 +56,7 @@ def import_voice(
         voice = session.client.voices.take_in(bundle, name, show)
     newest = voice.newest
     session.output.result(voice, f"{voice.name}: version {newest.version}, the job {newest.job_id}")
-    session.output.note(
-        f"go on training from it with: rvc-train submit DATASET --name NAME --start-from {newest.job_id}"
-    )
+    session.output.note(f"train on with: rvc-train submit DATASET --name NAME --start-from {newest.job_id}")
 
 
 def _show_transfer(bar: Progress, task: TaskID, done: int, total: int) -> None:

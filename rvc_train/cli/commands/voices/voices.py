@@ -32,9 +32,7 @@ def list_voices(
         current = "-" if voice.current is None else str(voice.current.version)
         numbers = (str(voice.num_versions), current, newest)
         rows.add_row(voice.name, *numbers, size(voice.disk_bytes), ago(voice.updated_at))
-    session.output.result(
-        found, rows if found else "no voices yet; make one with: rvc-train submit DATASET --name NAME"
-    )
+    session.output.result(found, rows if found else "no voices; make one with: rvc-train submit DATASET --name NAME")
 
 
 @app.command(cls=ApiCommand)
