@@ -71,7 +71,8 @@ NO_MESSAGE_KEYWORDS = frozenset(["help", "metavar", "epilog", "description", "su
 NO_MESSAGE_TEXTS = re.compile(
     r"/v1/.*|(The|A|An|One|It|No change:|Not ready;|Sent|Changes|Address|Unchanged|All files|Prometheus) .*"
     r"|(private,|text/plain|attachment|bytes[ =]|Bearer|header|retry:|bold|pip install|module|Upload recordings) ?.*"
-    r"|(content|worker|instance|address|quota of|conversions of) \{\w+\}|dataset list|rvc-train admin|Value error, | --weights .*"
+    r"|(content|worker|instance|address|(quota|conversions) of) \{\w+\}|dataset list|rvc-train admin|Value error, "
+    r"| --weights .*"
     r"|RVC_TRAIN_DATA_FOLDER.*|.*'none'.*|.*\{separator\}.*|\{id\}\nexport .*|Checksum Mismatch|[^a-z]*"
     r"|(wav|zip) [a-z0-9 ]*|<\{\w+\}>; rel=.*",
     re.DOTALL,

@@ -175,6 +175,7 @@ class ConversionQueue:
         """End a conversion as failed; `message` is for its owner. LeaseLost."""
         with write_session(self._engine) as session:
             self._fail(session, self._held(session, lease), code, message)
+        shutil.rmtree(lease.output_folder, ignore_errors=True)  # what it made so far counts for no one
 
     def release(self, lease: ConversionLease, reason: str = "its worker stops") -> None:
         """Give a conversion back, for another worker; nothing is counted. LeaseLost."""

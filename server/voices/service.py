@@ -65,8 +65,8 @@ class VoiceService:
                     f"the voice's job {job.id} is {job.status}; cancel it, or wait for it, before you delete the voice"
                 )
         for job in jobs:
-            self._jobs.delete(job.id)
-            self._storage.delete_job(job.id)
+            converted = self._jobs.delete(job.id)
+            self._storage.delete_job(job.id, converted)
 
 
 def _changes(session: Session, key: VoiceKey, row: Voice, patch: VoicePatch) -> dict[str, Any]:

@@ -154,6 +154,7 @@ def test_what_a_waiting_conversion_waits_for_is_said_in_words(shop: Any) -> None
     assert made["waiting_for"].startswith("no worker that converts recordings is running")
     shop.worker()
     assert shop.get(made["id"])["waiting_for"] is None
+    assert [each["serves_conversions"] for each in shop.http.get("/v1/workers").json()["data"]].count(True) == 1
     later = shop.submitted()
     assert later["waiting_for"] == "conversions before it: 1"
     with write_session(shop.server.context.engine) as session:
@@ -278,6 +279,8 @@ def test_every_limit_is_said(serve: Callable[..., Any], tmp_path: Path) -> None:
         assert (many.status_code, many.json()["code"]) == (429, "quota_exceeded")
         assert int(many.headers["Retry-After"]) > 0
         assert shop.claim().max_seconds == 120
+        shown = http.get("/v1/system").json()["limits"]
+        assert (shown["max_conversion_bytes"], shown["max_conversion_seconds"]) == (100, 120)
         server.context.quotas.set("local", Quota(max_gpu_hours=0))
         assert "GPU hours" in shop.convert().json()["detail"]
         twice = shop.upload()
