@@ -40,7 +40,7 @@ def test_every_list_has_the_same_shape_and_parameters(http: httpx.Client) -> Non
             names = {parameter["name"] for parameter in item["get"]["parameters"]}
             assert {"after", "limit"} <= names, path
             assert {"data", "has_more", "next_cursor"} <= set(document["components"]["schemas"][shape]["required"])
-    ends = "jobs datasets webhooks deliveries tokens owners audit workers weights base-weights voices events metrics artifacts"
+    ends = "jobs datasets webhooks deliveries tokens owners audit workers weights base-weights events metrics artifacts"
     assert {path.rpartition("/")[2] for path in lists} == {
         *ends.split(),
         "checkpoints",
