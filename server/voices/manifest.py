@@ -100,7 +100,7 @@ class BundledPreview(_Part):
 
 
 class BundledVoice(_Part):
-    """What people set about the voice."""
+    """Settings of the voice by people."""
 
     name: VoiceName
     notes: Notes
