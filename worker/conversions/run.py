@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-from rvc_train.schemas.conversions import ConversionFailure
 
 from rvc_engine.conversion.messages import (
     SAMPLES,
