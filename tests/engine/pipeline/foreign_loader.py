@@ -16,8 +16,9 @@ from unittest.mock import MagicMock
 
 STAND_INS = frozenset(
     {
-        "librosa", "parselmouth", "torchcrepe", "torchfcpe", "fairseq", "ffmpeg", "noisereduce", "pedalboard", "resampy",
-        "gradio", "tensorboard", "matplotlib", "webrtcvad", "sounddevice", "torchaudio", "dotenv", "swift_f0", "wget",
+        "librosa", "parselmouth", "torchcrepe", "torchfcpe", "fairseq", "ffmpeg", "noisereduce", "pedalboard",
+        "resampy", "gradio", "tensorboard", "matplotlib", "webrtcvad", "sounddevice", "torchaudio",
+        "dotenv", "swift_f0", "wget",
     }
 )  # fmt: skip
 
