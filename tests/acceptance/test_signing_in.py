@@ -83,7 +83,9 @@ def test_up_as_a_service_prints_no_link_and_the_client_finds_the_token(local_sta
             command, env=local_station.environment | {"DISPLAY": ":7"}, stdout=file, stderr=file, start_new_session=True
         )
     try:
-        local_station.wait_until(lambda: "rvc-train open" in log.read_text(), "server and worker", 60)
+        local_station.wait_until(
+            lambda: f"rvc-train open --server {local_station.url}" in log.read_text(), "server and worker", 60
+        )
         assert local_station.cli("jobs").returncode == 0
         shown = local_station.cli("token", "show").stdout.strip()
         headers = {"Authorization": f"Bearer {shown}"}

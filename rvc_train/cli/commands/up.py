@@ -22,7 +22,7 @@ from rvc_train.cli.data_folders import default_data_folder, is_data_folder, last
 from rvc_train.cli.output import Output
 from rvc_train.cli.services import Services
 from rvc_train.cli.session import CommandContext, OutputCommand
-from rvc_train.cli.settings import TOKEN_VARIABLE
+from rvc_train.cli.settings import DEFAULT_SERVER, TOKEN_VARIABLE
 from rvc_train.client import Client, connect
 from rvc_train.errors import ClientError, UsageError
 from rvc_train.http.authorization import recorded_token
@@ -149,7 +149,8 @@ def print_sign_in(output: Output, services: Services, *, may_open: bool) -> None
             f"`rvc-train token show --server {services.url}` prints"
         )
     if not sys.stdout.isatty():  # a link has a code, which belongs in no log
-        output.note("sign in to the page with `rvc-train open`")
+        where = "" if services.url == DEFAULT_SERVER else f" --server {services.url}"  # `open` asks the default server
+        output.note(f"sign in to the page with `rvc-train open{where}`")
         if shared is not None:
             output.note(f"the page for other devices is at {shared}")
         return

@@ -70,6 +70,7 @@ function showFailure() {
     setText(byId("failure-title"), has(`failure.${code}`) ? t("job.failed_by", { what: t(`failure.${code}`) }) : t("job.failed"));
     setText(byId("failure-message"), message);
     setText(byId("failure-advice"), has(`advice.${code}`) ? t(`advice.${code}`) : code);
+    byId("failure-weights").hidden = code !== "missing_weights";
   }
   byId("recordings-deleted").hidden = !job.dataset_deleted || !isOver(job);
   byId("notice").hidden = !job.content_notice || ["failed", "cancelled"].includes(job.status);
@@ -110,6 +111,7 @@ function describe() {
   const isRunning = job.status === "running";
   return [
     ["queue", job.queue_position && t("voices.position", { n: job.queue_position })],
+    ["now", isRunning && !job.stage ? t("job.starting") : null],
     ["starts", job.starts_in && span(job.starts_in)],
     ["left", isRunning && job.eta_seconds != null ? duration(job.eta_seconds) : null],
     ["epoch", job.epoch && of(job.epoch, job.total_epochs)],

@@ -160,7 +160,7 @@ async function use(found) {
   save();
   const { id } = found;
   for (;;) {
-    report = await retryUnreachable(() => showReport(dataset, retryOf ? null : advise, retryOf ? null : use));
+    report = await retryUnreachable(() => showReport(dataset, retryOf ? null : advices, retryOf ? null : use));
     ready();
     if (dataset.id !== id || !isUnderWay(dataset)) break;
     await new Promise((resolve) => { setTimeout(resolve, 700); });
@@ -172,12 +172,15 @@ async function use(found) {
   estimateSoon();
 }
 
-/** Apply an advice of the report. */
-function advise(advice) {
-  if (advice === "folders") choices.select("people", "folders");
-  else settings.set("sample_rate", advice);
-  changed();
-}
+/** The advices of the report: a sample rate, or a voice for each folder. */
+const advices = {
+  isTaken: (advice) => (advice === "folders" ? form.elements.people.value === "folders" : settings.config.sample_rate === advice),
+  take(advice) {
+    if (advice === "folders") choices.select("people", "folders");
+    else settings.set("sample_rate", advice);
+    changed();
+  },
+};
 
 /** A reload, or Back from another page, finds the recordings again. */
 function keepInAddress(id) {
@@ -251,7 +254,7 @@ async function estimate() {
     if (mine !== asked) return;
     isValid = true;
     blame(null);
-    showEstimate(found, { known: new Set(report?.warnings), hurry: () => { choices.select("effort", "try"); changed(); } });
+    showEstimate(found, { config: settings.config, known: new Set(report?.warnings), hurry: () => { choices.select("effort", "try"); changed(); } });
     await needs.show(found.missing_weights);
     showSubmit();
     await showSameName(name);
@@ -301,9 +304,12 @@ function show(field) {
 function ready() {
   byId("name-hint").hidden = !/[^\x00-\x7f]/.test(form.elements.name.value);
   const isReady = dataset?.status === "ready" && form.elements.name.value.trim() !== "";
-  byId("submit").disabled = !isReady || !isValid;
-  byId("submit-help").hidden = isReady;
-  byId("submit-help").textContent = t(dataset && isUnderWay(dataset) ? "new.submit_wait" : "new.submit_help");
+  const numMarked = byId("files-list").querySelectorAll(":checked").length; // to be left out, which is a step of its own
+  byId("submit").disabled = !isReady || !isValid || numMarked > 0;
+  byId("submit-help").hidden = isReady && !numMarked;
+  byId("submit-help").textContent = isReady && numMarked
+    ? count("new.submit_marked", numMarked)
+    : t(dataset && isUnderWay(dataset) ? "new.submit_wait" : "new.submit_help");
 }
 
 form.addEventListener("submit", async (event) => {
@@ -421,6 +427,7 @@ async function start() {
     draft.close();
     location.assign(retryOf || query.get("clone") ? location.href : at("/new"));
   });
+  byId("files-list").addEventListener("change", ready);
   byId("known").addEventListener("toggle", () => byId("known").open && attempt(showKnown));
   byId("known-search").addEventListener("input", () => attempt(showKnown));
   await takeOver();

@@ -42,11 +42,14 @@ export function marks(ticks) {
 export const percent = (share, digits = 0) =>
   new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: digits }).format(share);
 
+/** Names in a row: "a, b and c". (`Intl.ListFormat` puts no space between a Latin name and the Chinese "and".) */
+export const list = (names) => (names.length < 2 ? names.join("") : names.slice(0, -1).join(t("page.comma")) + t("page.and") + names.at(-1));
+
 /** Bytes, in units of 1000. */
 export function size(bytes) {
   const units = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
   const place = bytes > 0 ? Math.min(Math.floor(Math.log10(bytes) / 3), 4) : 0;
-  const options = { style: "unit", unit: units[place], unitDisplay: "short", maximumFractionDigits: place > 1 ? 1 : 0 };
+  const options = { style: "unit", unit: units[place], unitDisplay: place ? "short" : "long", maximumFractionDigits: place > 1 ? 1 : 0 }; // short has no plural: "2 byte"
   return new Intl.NumberFormat(language, options).format(bytes / 1000 ** place);
 }
 

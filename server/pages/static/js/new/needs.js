@@ -3,7 +3,7 @@
 import { all, post } from "../api.js";
 import { byId, h } from "../dom.js";
 import { attempt, may, notify } from "../shell.js";
-import { has, language, percent, size, t } from "../words.js";
+import { has, list, percent, size, t } from "../words.js";
 import { chosen, Sending, UploadBody } from "./sending.js";
 
 const SECONDS = 1.5;
@@ -44,7 +44,7 @@ export class Needs {
   }
 
   parts(failure, isFetching, isAdmin) {
-    const names = new Intl.ListFormat(language, { type: "conjunction" }).format(this.missing.map((one) => nameOf(one.id)));
+    const names = list(this.missing.map((one) => nameOf(one.id)));
     const text = h("p", {}, h("strong", {}, t("new.needs", { names, size: size(sum(this.missing.map((one) => one.size_bytes))) })));
     const bar = h("progress", { id: "needs-bar", max: 1, value: 0, "aria-label": t("new.needs.progress") });
     const state = h("span", { id: "needs-state", class: "muted", role: "status" });
