@@ -72,6 +72,9 @@ function unit(value, name, maximumFractionDigits = 0) {
 /** A time below a minute, to the hundredth: "0.28 sec". */
 export const seconds = (value) => unit(value, "second", 2);
 
+/** The length of a recording; of a short one to the tenth: "5.5 sec". */
+export const lengthOf = (value) => (value < 10 ? unit(value, "second", 1) : duration(value));
+
 /** A range of seconds: "3 min – 5 min". */
 export function span(range) {
   const [low, high] = [duration(range.low), duration(range.high)];
@@ -87,4 +90,11 @@ export function ago(iso) {
     if (seconds >= length) return relative.format(-Math.floor(seconds / length), name);
   }
   return relative.format(-Math.max(0, Math.floor(seconds)), "second");
+}
+
+/** The name of published weights as people know them. */
+export function weightsName(id) {
+  const [, version, rate] = /^pretrained-(v\d)-(\d+k)$/.exec(id) ?? [];
+  if (version) return t("weights.pretrained", { version, rate });
+  return has(`weights.${id}`) ? t(`weights.${id}`) : id;
 }
