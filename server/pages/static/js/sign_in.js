@@ -1,10 +1,9 @@
 // A token, or a code from a link (`#code=`), for a cookie that scripts cannot read.
 
 import { post } from "./api.js";
-import { at, byId, root } from "./dom.js";
+import { at, byId } from "./dom.js";
 import "./shell.js";
 
-const DEFAULT_PORT = "8000";
 const form = byId("sign-in");
 
 /** The page to continue with: a path of this site only. */
@@ -39,13 +38,5 @@ function signInWithCode() {
   signIn({ code });
 }
 
-/** The commands find a server of this machine at the default port alone; any other has to be named. */
-function nameServer() {
-  const isLocal = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
-  if (!isLocal || location.port === DEFAULT_PORT) return;
-  for (const command of document.querySelectorAll(".command")) command.textContent += ` --server ${location.origin}${root}`;
-}
-
 window.addEventListener("hashchange", signInWithCode); // a link opened where this page is open already
 signInWithCode();
-nameServer();
