@@ -254,7 +254,7 @@ async function estimate() {
     if (mine !== asked) return;
     isValid = true;
     blame(null);
-    showEstimate(found, { config: settings.config, known: new Set(report?.warnings), hurry: () => { choices.select("effort", "try"); changed(); } });
+    showEstimate(found, { config: settings.config, known: new Set(report?.warnings), hurry: retryOf ? null : () => { choices.select("effort", "try"); changed(); } }); // more epochs are chosen by number
     await needs.show(found.missing_weights);
     showSubmit();
     await showSameName(name);
@@ -352,7 +352,7 @@ async function takeOver() {
     retryOf = job;
     choices.goOnFrom(job);
     for (const name of ["name", "priority", "labels"]) form.elements[name].disabled = true; // a retry keeps them
-    for (const id of ["drop", "known", "unfinished"]) byId(id).hidden = true;
+    for (const id of ["drop", "zip-names-choice", "known", "unfinished"]) byId(id).hidden = true;
   }
   settings.take(job.config, choices.governed);
   byId("about").hidden = false;

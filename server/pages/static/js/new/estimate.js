@@ -24,7 +24,7 @@ export function about(range) {
   return t("new.about", { value: rounded(Math.sqrt(Math.max(range.low, 1) * range.high)) });
 }
 
-/** Show an answer to `/v1/jobs:estimate`; `config` was asked about; `known`: warnings that are shown as findings. `hurry()` chooses a quick try. */
+/** Show an answer to `/v1/jobs:estimate`; `config` was asked about; `known`: warnings that are shown as findings. `hurry()` chooses a quick try; null: none can be chosen. */
 export function showEstimate(found, { config, known, hurry }) {
   const time = about(found.seconds);
   const limit = config.max_train_seconds ? t("new.estimate.limit", { value: duration(config.max_train_seconds) }) : null;
@@ -43,7 +43,7 @@ export function showEstimate(found, { config, known, hurry }) {
   const isAboutEncoder = (text) => text.includes("content=contentvec"); // of command lines; the page's own words follow
   const isAboutWeights = (text) => found.missing_weights.length > 0 && text.includes("weights fetch"); // shown with their sizes
   byId("warnings").replaceChildren(
-    ...(isSlow ? [h("li", { class: "warning" }, t("new.slow"), " ", h("button", { type: "button", onclick: hurry }, t("new.effort.try")))] : []),
+    ...(isSlow ? [h("li", { class: "warning" }, t(hurry ? "new.slow" : "new.slow_retry"), " ", hurry && h("button", { type: "button", onclick: hurry }, t("new.effort.try")))] : []),
     ...found.warnings.filter((text) => !known.has(text) && !isAboutWeights(text))
       .map((text) => warning(isAboutEncoder(text) && OWN_ENCODERS.includes(config.content) ? t("job.content_notice", { encoder: config.content }) : text)));
 }
