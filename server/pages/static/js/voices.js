@@ -25,7 +25,7 @@ let shown = PAGE;
 let jobs = [];
 let mayChange = false;
 
-const bulk = new Bulk(() => jobs, () => ticking.again());
+const bulk = new Bulk(() => jobs, () => renew());
 const order = new QueueOrder(list, () => jobs.filter((job) => job.status === "queued"), () => ticking.again());
 
 // --- the filter, which the address keeps
@@ -148,7 +148,7 @@ function update(item, job) {
   const bar = item.querySelector("progress");
   bar.hidden = isOver(job) || isWaiting(job) || job.status === "queued" || (job.status === "validating" && job.weights_progress === null);
   bar.value = job.weights_progress ?? job.progress;
-  showActions(item.querySelector(".actions"), job, () => ticking.again());
+  showActions(item.querySelector(".actions"), job, () => renew());
 }
 
 /** Whether the job was paused before it began. */
@@ -185,11 +185,16 @@ async function loadWorkers() {
   for (const worker of await all("/v1/workers")) workers.set(worker.id, worker.name);
 }
 
+/** Load the list and its numbers at once. */
+function renew() {
+  ticking.again();
+  counting.again();
+}
+
 form.addEventListener("input", () => {
   shown = PAGE;
   keepFilter();
-  ticking.again();
-  counting.again();
+  renew();
 });
 form.addEventListener("submit", (event) => event.preventDefault());
 byId("more").addEventListener("click", () => {
