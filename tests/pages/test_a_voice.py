@@ -118,7 +118,7 @@ def test_a_try_that_its_time_limit_ended_says_so_and_what_comes_next(house: Any,
     visitor = visit(station)
     page = visitor.page
     visitor.open(f"/jobs/{job.id}")
-    expect(page.locator("#timed")).to_contain_text("A try of 10 min: 2 epochs.")
+    expect(page.locator("#timed")).to_contain_text("ended at its time limit of 10 min, after 2 epochs.")
     expect(page.locator("#facts")).not_to_contain_text("300")  # where it would have ended without the limit
     visitor.open(f"/jobs/{house.first.id}")
     expect(page.locator("#facts")).to_contain_text("8 of 8")
