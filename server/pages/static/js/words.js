@@ -42,8 +42,11 @@ export function marks(ticks) {
 export const percent = (share, digits = 0) =>
   new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: digits }).format(share);
 
-/** Names in a row: "a, b and c". (`Intl.ListFormat` puts no space between a Latin name and the Chinese "and".) */
-export const list = (names) => (names.length < 2 ? names.join("") : names.slice(0, -1).join(t("page.comma")) + t("page.and") + names.at(-1));
+/** Names in a row: "ContentVec, RMVPE and FCPE"; beside Chinese characters Latin ones stand apart, unlike those of `Intl.ListFormat`. */
+export function list(names) {
+  const row = names.length < 2 ? names.join("") : names.slice(0, -1).join(t("page.comma")) + t("page.and") + names.at(-1);
+  return row.replace(/(?<=\p{sc=Han})(?=[\p{sc=Latin}\d])|(?<=[\p{sc=Latin}\d])(?=\p{sc=Han})/gu, " ");
+}
 
 /** Bytes, in units of 1000. */
 export function size(bytes) {
