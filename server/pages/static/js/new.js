@@ -304,12 +304,19 @@ function show(field) {
 function ready() {
   byId("name-hint").hidden = !/[^\x00-\x7f]/.test(form.elements.name.value);
   const isReady = dataset?.status === "ready" && form.elements.name.value.trim() !== "";
-  const numMarked = byId("files-list").querySelectorAll(":checked").length; // to be left out, which is a step of its own
-  byId("submit").disabled = !isReady || !isValid || numMarked > 0;
-  byId("submit-help").hidden = isReady && !numMarked;
-  byId("submit-help").textContent = isReady && numMarked
-    ? count("new.submit_marked", numMarked)
-    : t(dataset && isUnderWay(dataset) ? "new.submit_wait" : "new.submit_help");
+  byId("submit").disabled = !isReady || !isValid;
+  byId("submit-help").hidden = isReady;
+  byId("submit-help").textContent = t(dataset && isUnderWay(dataset) ? "new.submit_wait" : "new.submit_help");
+  if (isReady) waitForMarked();
+}
+
+/** Recordings that are marked to be left out are left out by a button of their own; until then they would be trained on. */
+function waitForMarked() {
+  const n = byId("files-list").querySelectorAll(":checked").length;
+  if (n === 0) return;
+  byId("submit").disabled = true;
+  byId("submit-help").hidden = false;
+  byId("submit-help").textContent = count("new.submit_marked", n);
 }
 
 form.addEventListener("submit", async (event) => {
