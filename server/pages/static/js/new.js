@@ -9,6 +9,7 @@ import { proposedName, sameName } from "./new/names.js";
 import { Needs } from "./new/needs.js";
 import { admit, chosen, collected, forgetBegun, isBegun, numBegun, UploadBody, same, Sending } from "./new/sending.js";
 import { loadRules, recordingsAmong } from "./new/file_rules.js";
+import { waitForMarked } from "./new/recordings.js";
 import { isUnderWay, showReport } from "./new/report.js";
 import { Settings } from "./new/settings.js";
 import { attempt, confirm, may, notify } from "./shell.js";
@@ -308,15 +309,6 @@ function ready() {
   byId("submit-help").hidden = isReady;
   byId("submit-help").textContent = t(dataset && isUnderWay(dataset) ? "new.submit_wait" : "new.submit_help");
   if (isReady) waitForMarked();
-}
-
-/** Recordings that are marked to be left out are left out by a button of their own; until then they would be trained on. */
-function waitForMarked() {
-  const n = byId("files-list").querySelectorAll(":checked").length;
-  if (n === 0) return;
-  byId("submit").disabled = true;
-  byId("submit-help").hidden = false;
-  byId("submit-help").textContent = count("new.submit_marked", n);
 }
 
 form.addEventListener("submit", async (event) => {

@@ -12,6 +12,15 @@ const addressOf = (dataset, place) => `/v1/datasets/${dataset.id}/recordings/${p
 /** The dataset without some of its recordings; their files are shared. */
 export const derive = (dataset, without) => post("/v1/datasets", { name: dataset.name, dataset_id: dataset.id, without });
 
+/** Marked recordings are left out by a button of their own; until then they would be trained on, so no training is started. */
+export function waitForMarked() {
+  const n = byId("files-list").querySelectorAll(":checked").length;
+  if (n === 0) return;
+  byId("submit").disabled = true;
+  byId("submit-help").hidden = false;
+  byId("submit-help").textContent = count("new.submit_marked", n);
+}
+
 export class Recordings {
   /** `onDerived(dataset)` is called with the dataset that is left; null: none may be left out. */
   constructor(dataset, files, onDerived) {
