@@ -40,8 +40,8 @@ _COLOURS = np.array(
 def plot_mels(mels: Sequence[NDArray[np.float32]], sample_rate: int) -> bytes:
     """Draw log-mels, each (n_mels, T) of natural logarithms, as the panels of a PNG.
 
-    All have the colour scale of the first, so that equal colours are equal levels. Panels have no titles: what shows
-    the picture says what they are, in the reader's language.
+    All have the colour scale of the first, so that equal colours are equal levels. Panels have no titles, which
+    would be of one language: their names are a matter of the caption.
     """
     brightest = float(np.percentile(mels[0], 99.9))
     heights = [mel.shape[0] * PIXELS_PER_BAND + _TOP + _BOTTOM for mel in mels]
