@@ -25,7 +25,7 @@ export async function sameName(name, datasetId, settings) {
   const [job] = (await get(withQuery("/v1/jobs", { name, limit: 1 }))).data;
   if (!job) return null;
   const changed = settings.changedFrom(job.config);
-  const differences = Object.entries(changed).map(([option, value]) => `${labelOf(option)}: ${wordOf(option, job.config[option] ?? null)} → ${wordOf(option, value)}`);
+  const differences = Object.entries(changed).map(([option, value]) => t("page.pair", { name: labelOf(option), value: `${wordOf(option, job.config[option] ?? null)} → ${wordOf(option, value)}` }));
   if (job.dataset_id !== datasetId) differences.unshift(t("new.same_name.recordings"));
   const what = differences.length ? t("new.same_name.differs", { what: differences.join("; ") }) : t("new.same_name.alike");
   return `${t("new.same_name", { when: ago(job.created_at) })} ${what}`;
