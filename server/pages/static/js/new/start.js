@@ -5,6 +5,7 @@ import { byId, h, keyed, setText } from "../dom.js";
 import { attempt, me } from "../shell.js";
 import { ago, t } from "../words.js";
 import { kindText } from "./kinds.js";
+import { labelOf, wordOf } from "./settings.js";
 
 const KIND = ["version", "sample_rate", "f0", "width"];
 /** Jobs that may have a save. */
@@ -140,8 +141,9 @@ export class Start {
     radio.checked = id === (this.way === "own" ? this.choices.ownWeights : this.state.job);
     radio.disabled = differing.length > 0 && !radio.checked;
     setText(item.querySelector(".about"), about);
-    const asked = Object.fromEntries(Object.keys(kind).map((each) => [each, this.settings.now(each)]));
-    setText(item.querySelector(".why"), differing.length ? t("new.start.misfit", { asked: kindText(asked, this.settings) }) : "");
+    const what = differing.map(([option, value]) =>
+      t("new.start.differs", { option: labelOf(option), theirs: wordOf(option, value), chosen: wordOf(option, this.settings.now(option)) })).join("; ");
+    setText(item.querySelector(".why"), what ? t("new.start.misfit", { what }) : "");
     const button = item.querySelector("button");
     button.hidden = differing.length === 0;
     button.setAttribute("aria-label", t("new.start.match_of", { name }));
@@ -172,7 +174,8 @@ export class Start {
     if (!job) return;
     const isEach = !job.config.save_only_latest && job.config.keep_saves !== "latest";
     const each = isEach && this.savesOf === job.id ? [...this.saves].reverse() : [];
-    const options = [["", t("new.start.last")], ...each.map((save) =>
+    const best = this.savesOf === job.id && this.saves.some((save) => save.is_best) ? [["best", t("new.start.best")]] : [];
+    const options = [["", t("new.start.last")], ...best, ...each.map((save) =>
       [String(save.step), `${t("job.save_name", { epoch: save.epoch, step: save.step })}${save.is_best ? ` · ${t("job.best")}` : ""}`])];
     const chosen = this.state.save === null ? "" : String(this.state.save);
     if (!options.some(([value]) => value === chosen)) options.push([chosen, t("new.start.number", { n: chosen })]);
