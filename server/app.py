@@ -37,6 +37,7 @@ from server.api import (
 from server.api.access import owners, session, tokens
 from server.api.authorization import check_access
 from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
+from server.api.voices import voices
 from server.auth.audit import AuditTrail
 from server.auth.authentication import AuthMiddleware, AuthThrottle
 from server.auth.principal import current_rights
@@ -87,6 +88,8 @@ from server.storage.sizes import JobSizes
 from server.uploads import protocol
 from server.uploads.receive import UploadLocks
 from server.uploads.service import UploadService
+from server.voices.queries import VoiceQueries
+from server.voices.service import VoiceService
 from server.webhooks import delivery
 from server.webhooks.delivery import Deliverer
 from server.webhooks.service import WebhookService
@@ -122,6 +125,7 @@ _MODULES = (
     workers,
     system,
     weights,
+    voices,
     webhooks,
     retention,
     owners,
@@ -279,6 +283,8 @@ def _build_context(settings: ServerSettings) -> AppContext:
         webhooks=WebhookService(engine, utc_now),
         weights=WeightsFetcher(storage.weights_folder),
         base_weights=BaseWeightsService(engine, storage, settings, quotas, reservations, utc_now),
+        voices=VoiceService(job_service, storage, utc_now),
+        voice_queries=VoiceQueries(engine),
         retention=Retention(job_service, storage),
         tokens=tokens,
         quotas=quotas,

@@ -39,6 +39,8 @@ from server.settings import ServerSettings
 from server.storage.local import Storage
 from server.uploads.receive import UploadLocks
 from server.uploads.service import UploadService
+from server.voices.queries import VoiceQueries
+from server.voices.service import VoiceService
 from server.webhooks.service import WebhookService
 
 
@@ -62,6 +64,8 @@ class AppContext:
     webhooks: WebhookService
     weights: WeightsFetcher
     base_weights: BaseWeightsService
+    voices: VoiceService
+    voice_queries: VoiceQueries
     metrics: Metrics
     retention: Retention
     tokens: TokenService

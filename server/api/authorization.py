@@ -86,6 +86,19 @@ OwnerFilter = Annotated[str | None, Depends(_owner_filter)]
 """Owner of the listed rows: the principal; for administrators all owners (None), or the one in the query."""
 
 
+async def _voice_owner(  # a coroutine, which needs no thread
+    owner: Annotated[str | None, Query(max_length=64, description="Owner of the voice; for administrators.")] = None,
+) -> str:
+    principal = require_principal()
+    if owner is not None and owner != principal.owner and not principal.has_scope(Scope.ADMIN):
+        raise ScopeMissing("only administrators may name another owner; leave out `owner`")
+    return principal.owner if owner is None else owner
+
+
+VoiceOwner = Annotated[str, Depends(_voice_owner)]
+"""Owner of the voice that a path names: the principal, or for administrators the one in the query."""
+
+
 async def check_access(request: Request, context: Context) -> None:
     """Check scope and ownership: a dependency of all routes under `/v1`. ScopeMissing, Forbidden, NotFound."""
     principal = require_principal()

@@ -26,6 +26,7 @@ from server.job_store.events import NewEvent
 from server.job_store.leases import AT_ONCE
 from server.job_store.queries import find_job, has_labels, newest_numbers, queue_key, queued_after
 from server.job_store.transitions import JobStore
+from server.job_store.versions import forget_version
 from server.jobs.leasing import LeaseOperations
 from server.jobs.serializers import update_tag
 from server.jobs.submission import Submissions
@@ -253,6 +254,7 @@ class JobService:
             record(session, "job.deleted", job.id, name=job.name)
             # Checkpoints that it shared with others, as a retry or as the origin of one, are theirs alone now.
             measure_relatives_again(session, job)
+            forget_version(session, job)
             session.execute(sa.delete(Job).where(col(Job.number) == job.number))
 
     def seconds_queued(self) -> dict[QueuedJob, float]:

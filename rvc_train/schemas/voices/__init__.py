@@ -1,0 +1,1 @@
+"""Schemas of voices: their versions, links to them, bundles that move them."""
