@@ -141,8 +141,8 @@ class PreviewReady(_Event):
     """Scores of this clip, by the keys of `Evaluated.values`."""
 
 
-ArtifactKind = Literal["voice", "index", "speaker_index", "best", "report"]
-"""speaker_index: index of one of several speakers; index: the one over all speakers."""
+ArtifactKind = Literal["voice", "index", "speaker_index", "best", "report", "card"]
+"""speaker_index: index of one of several speakers; index: the one over all speakers; card: the voice's model card."""
 
 
 class ArtifactReady(_Event):

@@ -33,5 +33,7 @@ class Machine:
     pretrained_d: Path | None = None
     base_origin: str | None = None
     """Origin of these two, such as the save of an earlier job; the voice file names it."""
+    provenance: Path | None = None
+    """JSON file with the origin of the recordings (`rvc_engine.card.provenance.Provenance`), for the voice's card."""
     num_processes: int = 1
     """Data-parallel processes on the CPU; on GPUs there is one per GPU."""

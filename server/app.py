@@ -50,6 +50,7 @@ from server.database.clock import database_clock, utc_now
 from server.database.engine import create_engine
 from server.datasets import ingestion, validator
 from server.datasets.admission import Admissions
+from server.datasets.consents import Consents
 from server.datasets.ingestion import Ingestion
 from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
@@ -255,6 +256,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
         storage=storage,
         quotas=quotas,
         estimator=estimator,
+        requires_consent=settings.require_consent,
     )
     leadership = Leadership(settings.url)
     dataset_service = DatasetService(job_service, storage)
@@ -272,8 +274,11 @@ def _build_context(settings: ServerSettings) -> AppContext:
         retries=RetryService(job_service, storage),
         in_flight_keys=InFlightKeys(),
         estimator=estimator,
-        estimates=EstimateService(engine, estimator, storage, quotas, utc_now),
+        estimates=EstimateService(
+            engine, estimator, storage, quotas, utc_now, requires_consent=settings.require_consent
+        ),
         datasets=dataset_service,
+        consents=Consents(engine, storage),
         admissions=admissions,
         ingestion=Ingestion(
             dataset_service, admissions, job_service, storage, dataset_validator, leadership.is_leading

@@ -19,6 +19,7 @@ from server.auth.tokens import TokenService
 from server.base_weights.service import BaseWeightsService
 from server.database.changes import ChangeCounter
 from server.datasets.admission import Admissions
+from server.datasets.consents import Consents
 from server.datasets.ingestion import Ingestion
 from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
@@ -57,6 +58,7 @@ class AppContext:
     estimator: Estimator
     estimates: EstimateService
     datasets: DatasetService
+    consents: Consents
     admissions: Admissions
     ingestion: Ingestion
     uploads: UploadService

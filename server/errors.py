@@ -16,6 +16,7 @@ ServerError
 ├── TooManyRequests            rate limit exceeded
 │   └── QuotaExceeded          an owner's quota of jobs or GPU hours is used up
 ├── Refused                    invalid content of a request
+│   ├── ConsentRequired        a dataset without the consent of its speaker, on a server that asks for it
 │   ├── UploadTooLarge         more bytes or files than the limits allow
 │   ├── UploadRefused          an archive or a file that is not accepted
 │   ├── ChecksumMismatch       a chunk of an upload was damaged on its way
@@ -148,6 +149,12 @@ class Refused(ServerError):
         """Place of the fault, if any: the JSON pointer of a field, or the name of a parameter or a header."""
         super().__init__(message)
         self.pointer, self.parameter, self.header = pointer, parameter, header
+
+
+class ConsentRequired(Refused):
+    """The dataset has no consent of its speaker, and the server takes no job without."""
+
+    code = "consent_required"
 
 
 class UploadTooLarge(Refused):

@@ -77,6 +77,9 @@ class ServerSettings(BaseSettings):
     upload_idle_seconds: float = Field(default=60, gt=0)
     """Time without data after which a request body is aborted; a resumable upload keeps the bytes received."""
 
+    require_consent: bool = False
+    """Whether jobs are refused whose dataset has no consent of the speaker."""
+
     quota_jobs: int | None = Field(default=None, ge=0)
     """Unfinished jobs of one owner. None: no limit. A quota set for an owner overrides these three."""
     quota_bytes: int | None = Field(default=None, ge=0)

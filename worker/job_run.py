@@ -136,11 +136,17 @@ class JobRun:
         self._storage.delete_partial_files(self._lease.job_id, self._lease.token)
         content = json.dumps(self._lease.config.model_dump(mode="json"), indent=2).encode()
         write_atomically(self._config_file, content, make_folder=False)
+        provenance = self._jobs.provenance(self._lease).model_dump_json(indent=2)
+        write_atomically(self._provenance_file, provenance.encode(), make_folder=False)
         return self._workspaces.prepare(self._lease, self._settings.lock_wait_seconds)
 
     @property
     def _config_file(self) -> Path:
         return self._storage.attempt_folder(self._lease.job_id, self._lease.token) / "config.json"
+
+    @property
+    def _provenance_file(self) -> Path:
+        return self._config_file.with_name("provenance.json")
 
     def _run_engine(self, log: JobLog) -> EngineExit | Failure:
         try:
@@ -173,6 +179,7 @@ class JobRun:
             "--dataset": storage.dataset_folder(lease.dataset_id),
             "--voice": lease.voice,
             "--config": self._config_file,
+            "--provenance": self._provenance_file,
             "--device": engine_device(self._settings.device),
             "--weights": self._settings.weights_folder or storage.weights_folder,
             "--cache": storage.cache_folder(lease.dataset_id),

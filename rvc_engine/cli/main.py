@@ -153,6 +153,9 @@ def run(
     base_origin: Annotated[
         str | None, typer.Option(help="Where these two files are from, for the voice's own record.")
     ] = None,
+    provenance: Annotated[
+        Path | None, typer.Option(help="JSON file with the origin of the recordings, for the voice's card.")
+    ] = None,
     events: Annotated[
         bool,
         typer.Option(
@@ -182,6 +185,7 @@ def run(
         pretrained_g=pretrained_g,
         pretrained_d=pretrained_d,
         base_origin=base_origin,
+        provenance=provenance,
         num_processes=processes,
     )
     switch = StopSwitch()

@@ -56,6 +56,15 @@ class _Contents(BaseModel):
     evaluations: list[Row] = []
 
 
+def kept_evaluations(root: Path) -> tuple[list[Row], Row | None, bool] | None:
+    """Evaluations in a run's folder, the best, and whether they are of held-out clips; None without any."""
+    try:
+        contents = _Contents.model_validate_json((root / "evaluation.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return contents.evaluations, contents.best, contents.held_out
+
+
 @dataclass
 class EvaluationHistory:
     """Contents of the file; every change is written at once."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rvc_engine.audio import recordings, slicing
+from rvc_engine.card.making import BASE_OF_A_PAIR, Recordings, write_card
 from rvc_engine.checkpoints.pairs import is_begun
 from rvc_engine.checkpoints.recovery import RecoveryStore
 from rvc_engine.compute.device import open_devices
@@ -37,9 +38,6 @@ from rvc_engine.workspace.stage_cache import StageCache
 
 _EPOCHS_WORTH: dict[Stage, float] = {"slice": 0.2, "pitch": 0.8, "content": 1.0, "index": 0.5, "export": 0.1}
 """Usual duration of the stages beside training, in epochs: like an epoch's, it grows with the recordings' length."""
-
-BASE_OF_A_PAIR = "those of a G_/D_ pair"
-"""Identity of the base weights of a run that began with a pair in its folder."""
 
 FEATURES_MISMATCH = (
     "the base weights were trained on ContentVec features, and this run uses content={content}; they still give the "
@@ -136,6 +134,7 @@ class _Run:
         if machine.device == "auto" and self.device.type == "cpu" and (advice := gpu_advice()) is not None:
             report(Warned(message=advice))
         self.cache = StageCache(machine.cache_folder) if machine.cache_folder is not None else None
+        self.recordings: Recordings | None = None
 
     def preprocessing_results(self, dataset: Path) -> dict[Stage, _StageResult]:
         """The slices, pitch curves (with f0 only) and content features due for a dataset. Raises InvalidDataset."""
@@ -155,7 +154,8 @@ class _Run:
 
     def _due_slices(self, dataset: Path) -> _StageResult:
         """The slices due for a dataset; a run that began with those of an earlier version goes on with them."""
-        workspace, recordings_hash = self.workspace, dataset_hash(dataset)
+        workspace, self.recordings = self.workspace, find_recordings(dataset)
+        recordings_hash = self.recordings.sha256
         folders, made = [workspace.slices, workspace.slices_16k], workspace.fingerprint("slice")
         for version in slicing.EARLIER_VERSIONS:
             earlier = _StageResult("slice", fingerprint_of(version, recordings_hash, self.config.sample_rate), folders)
@@ -215,8 +215,7 @@ class _Run:
 
     def _base_weights(self) -> BaseWeights:
         """Base weights to start from; of a run that resumes only the identity of those that it began with."""
-        paths = preflight.base_weight_paths(self.config, self.machine)
-        files = [path for path in paths if path is not None and path.is_file()]
+        paths, files = preflight.base_weight_paths(self.config, self.machine), self._base_paths()
         identity = " ".join(f"{path.name} {sha256_of(path)[:12]}" for path in files) or "none"
         if not is_begun(self.workspace):
             if origin := self.machine.base_origin or self.config.own_base_weights:
@@ -233,6 +232,11 @@ class _Run:
             else:
                 self.report(Log(message=text))
         return BaseWeights(identity=recorded)
+
+    def _base_paths(self) -> list[Path]:
+        """Files of the base weights that a new run would start from."""
+        paths = preflight.base_weight_paths(self.config, self.machine)
+        return [path for path in paths if path is not None and path.is_file()]
 
     def training_result(self, base: BaseWeights, features: str) -> _StageResult:
         """The trained state due for these inputs; not done when its newest checkpoint was deleted or damaged."""
@@ -277,7 +281,11 @@ class _Run:
         """Write and check the files to download."""
         with self._stage("export") as stage_report:
             if has_voice:
-                export.run(self.workspace, self.config, self.device, stage_report)
+                details, files = export.run(self.workspace, self.config, self.device, stage_report)
+                paths = self._base_paths()
+                run = (self.workspace, self.config, self.machine, self.devices, self.recordings)
+                for path in write_card(*run, details, files, paths):
+                    stage_report.event(export.artifact_of("card", path))
             else:
                 export.run_index_only(self.workspace, self.config, stage_report)
 
@@ -336,10 +344,10 @@ def _features_identity(encoded: str, pitched: str | None, speaker_numbers: Seque
     return fingerprint_of(encoded, pitched, *([speaker_numbers] if speaker_numbers else []))
 
 
-def dataset_hash(dataset: Path) -> str:
-    """Hash of the contents of all recordings, in their order; file names do not count."""
-    digest = hashlib.sha256()
-    for recording in recordings.list_recordings(dataset):
+def find_recordings(dataset: Path) -> Recordings:
+    """Number of the recordings, and the hash of their contents in their order; file names do not count."""
+    digest, found = hashlib.sha256(), recordings.list_recordings(dataset)
+    for recording in found:
         with recording.path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return Recordings(len(found), digest.hexdigest())

@@ -62,6 +62,8 @@ class VoiceDetails:
     base_weights: str | None = None
     """Base weights of the user's own, or the earlier voice that it was trained from; none: published ones were missing.
     None in all other cases."""
+    training_seconds: float = 0.0
+    """Training time over all attempts."""
 
     @classmethod
     def from_checkpoint(cls, workspace: Workspace, config: TrainingConfig, progress: TrainProgress) -> Self:
@@ -75,7 +77,7 @@ class VoiceDetails:
         if config.pretrained == "none" and choice is not None and choice.pretrained == "none":
             origin = "none"
         epoch = completed_epochs(progress)
-        return cls(workspace.voice, epoch, progress.step, embedder, seconds, speakers, origin)
+        return cls(workspace.voice, epoch, progress.step, embedder, seconds, speakers, origin, progress.seconds)
 
 
 def voice_tree(weights: dict[str, Tensor], hparams: Hyperparameters, details: VoiceDetails) -> dict[str, Any]:
@@ -164,14 +166,17 @@ def read_voice(path: Path) -> Synthesizer:
     return model.eval()
 
 
-def run(workspace: Workspace, config: TrainingConfig, device: torch.device, report: StageReport) -> None:
-    """Write the voice from the newest checkpoint, check both files and announce them.
+def run(
+    workspace: Workspace, config: TrainingConfig, device: torch.device, report: StageReport
+) -> tuple[VoiceDetails, list[ArtifactReady]]:
+    """Write the voice from the newest checkpoint, check both files and announce them; returns what was announced.
 
     Raises ArtifactInvalid, IncompatibleCheckpoint without a checkpoint, InvalidDataset, DiskFull.
     """
     hparams = config_file.hyperparameters(workspace, config)
     weights, progress = load_trained_synthesizer(workspace)
-    write_voice(workspace.voice_file, weights, hparams, VoiceDetails.from_checkpoint(workspace, config, progress))
+    details = VoiceDetails.from_checkpoint(workspace, config, progress)
+    write_voice(workspace.voice_file, weights, hparams, details)
     report.progress(1, 4)
     clips, _ = list_clips(workspace, hparams, Speakers.from_workspace(workspace, config))
     longest = max(clips, key=lambda clip: clip.frames)
@@ -180,29 +185,31 @@ def run(workspace: Workspace, config: TrainingConfig, device: torch.device, repo
     for path in _index_files(workspace):
         check_index(path, hparams.feature_size)
     report.progress(3, 4)
-    announce(workspace, report)
+    return details, announce(workspace, report)
 
 
 def run_index_only(workspace: Workspace, config: TrainingConfig, report: StageReport) -> None:
     """Check and announce the indexes of a run without training. Raises ArtifactInvalid."""
     for path, kind in _index_files(workspace).items():
         check_index(path, config.feature_size)
-        report.event(_artifact(kind, path))
+        report.event(artifact_of(kind, path))
     report.progress(1, 1)
 
 
-def announce(workspace: Workspace, report: StageReport) -> None:
+def announce(workspace: Workspace, report: StageReport) -> list[ArtifactReady]:
     """Report the files of a voice as artifacts. The best save's voice is optional: a damaged one gives a warning."""
-    report.event(_artifact("voice", workspace.voice_file))
-    for path, kind in _index_files(workspace).items():
-        report.event(_artifact(kind, path))
+    files = [artifact_of("voice", workspace.voice_file)]
+    files += [artifact_of(kind, path) for path, kind in _index_files(workspace).items()]
     if workspace.best_file.exists():
         try:
             read_voice(workspace.best_file)
-            report.event(_artifact("best", workspace.best_file))
+            files.append(artifact_of("best", workspace.best_file))
         except (ArtifactInvalid, IncompatibleCheckpoint) as error:
             report.warn(f"the best save's voice is damaged and not offered: {error}")
+    for file in files:
+        report.event(file)
     report.progress(1, 1)
+    return files
 
 
 def _index_files(workspace: Workspace) -> dict[Path, ArtifactKind]:
@@ -212,7 +219,8 @@ def _index_files(workspace: Workspace) -> dict[Path, ArtifactKind]:
     return speakers | common
 
 
-def _artifact(kind: ArtifactKind, path: Path) -> ArtifactReady:
+def artifact_of(kind: ArtifactKind, path: Path) -> ArtifactReady:
+    """A file of the workspace as an artifact."""
     return ArtifactReady(kind=kind, name=path.name, path=str(path), size=path.stat().st_size, sha256=sha256_of(path))
 
 

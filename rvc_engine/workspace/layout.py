@@ -131,6 +131,16 @@ class Workspace:
         """The exported index."""
         return self.weights / f"{self.stem}.index"
 
+    @property
+    def card_json(self) -> Path:
+        """The model card, for programs."""
+        return self.weights / "card.json"
+
+    @property
+    def card_page(self) -> Path:
+        """The model card, in Markdown."""
+        return self.weights / "card.md"
+
     def speaker_index_files(self) -> list[Path]:
         """The exported index of each speaker, where the voice has several: `<voice>-<speaker>.index`."""
         return sorted(path for path in self.weights.glob("*.index") if path.name.startswith(f"{self.stem}-"))

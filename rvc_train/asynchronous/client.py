@@ -14,13 +14,14 @@ from typing import Any, Self
 import httpx
 from pydantic import ValidationError
 
+from rvc_engine.names.voices import storable
 from rvc_train.asynchronous.access import Access
 from rvc_train.asynchronous.administration import PublishedWeights, Retention
 from rvc_train.asynchronous.base_weights import BaseWeights
 from rvc_train.asynchronous.downloads import download
 from rvc_train.asynchronous.streams import RECONNECT_SECONDS, OnWait, follow
 from rvc_train.asynchronous.transport import Transport
-from rvc_train.asynchronous.uploads import upload, upload_cache
+from rvc_train.asynchronous.uploads import send_file, upload, upload_cache
 from rvc_train.asynchronous.webhooks import Webhooks
 from rvc_train.errors import ClientError, UsageError
 from rvc_train.http.files import Offered, Progress, free_paths
@@ -28,7 +29,7 @@ from rvc_train.http.packing import UploadContents, dataset_name, packed
 from rvc_train.http.threads import entered_in_thread, in_thread
 from rvc_train.http.transport import parse
 from rvc_train.schemas.base import Page
-from rvc_train.schemas.datasets import DatasetPublic, DatasetReport
+from rvc_train.schemas.datasets import ConsentCreate, DatasetPublic, DatasetReport
 from rvc_train.schemas.events import EventList, EventPublic, MetricSeries
 from rvc_train.schemas.jobs import JobCreate, JobPublic, RetryFrom
 from rvc_train.schemas.queue import EstimateRequest, JobEstimate, QueuePublic
@@ -72,6 +73,8 @@ class AsyncClient:
         progress: Progress | None = None,
         on_contents: Callable[[UploadContents], None] | None = None,
         zip_names: str | None = None,
+        consent: ConsentCreate | None = None,
+        consent_document: Path | None = None,
     ) -> DatasetPublic:
         """Upload recordings: a zip or one audio file unchanged, a folder or several files packed into a zip.
 
@@ -79,11 +82,36 @@ class AsyncClient:
         bytes that the server lacks are sent; after a lost connection, or when called again, the upload resumes.
         `on_contents`: called before anything is sent, in a thread, with the files that are uploaded and those that are
         left out; may raise. `zip_names`: code page of names in zips, such as `gbk`; None: chosen by the server.
+        `consent`: of the speaker, with a document that shows it, at most 10 MB.
         """
         name = dataset_name(name, paths)
         async with entered_in_thread(packed(paths, on_contents or (lambda contents: None))) as file:
             report_progress = progress or (lambda done, total: None)
-            return await upload(self._transport, file, name, report_progress, self._memory or upload_cache(), zip_names)
+            made = {"name": name} | ({} if zip_names is None else {"zip_names": zip_names})
+            if consent is not None:
+                made["consent"] = await self._consent_body(consent, consent_document)
+            return await upload(self._transport, file, made, report_progress, self._memory or upload_cache())
+
+    async def set_consent(self, dataset_id: str, consent: ConsentCreate, document: Path | None = None) -> DatasetPublic:
+        """Record the consent of a dataset's speaker, in place of the one before and its document."""
+        body = await self._consent_body(consent, document)
+        return await self._transport.call("PUT", f"/v1/datasets/{dataset_id}/consent", DatasetPublic, json=body)
+
+    async def _consent_body(self, consent: ConsentCreate, document: Path | None) -> dict[str, Any]:
+        body = consent.model_dump(mode="json", exclude_unset=True)
+        if document is not None:
+            cache = self._memory or upload_cache()
+            body["upload_id"] = await send_file(self._transport, document, lambda done, total: None, cache)
+            body["document_name"] = storable(document.name)
+        return body
+
+    async def consent_document(self, dataset_id: str) -> bytes:
+        """The document of a dataset's consent, at most 10 MB."""
+        return (await self._transport.send("GET", f"/v1/datasets/{dataset_id}/consent/document")).content
+
+    async def delete_consent(self, dataset_id: str) -> None:
+        """Delete the consent of a dataset's speaker. Raises ApiError when a job was submitted under it."""
+        await self._transport.send("DELETE", f"/v1/datasets/{dataset_id}/consent")
 
     def datasets(self, limit: int = 100, *, owner: str | None = None) -> AsyncIterator[DatasetPublic]:
         """All datasets of the caller, page by page; for an administrator those of all owners, or of `owner`."""

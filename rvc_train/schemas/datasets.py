@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from rvc_engine.card.provenance import Consent, Day, Line, Statement
 from rvc_engine.names.code_pages import AUTO, CODES, code_page
 from rvc_train.schemas.base import RequestModel, ResponseModel, SizedModel
 
@@ -136,6 +137,21 @@ ZIP_NAMES = f"Code page of names in zips that are not in UTF-8: `{AUTO}`, or one
 ZipNames = Annotated[str, Field(max_length=40, description=ZIP_NAMES), AfterValidator(check_code)]
 
 
+class ConsentCreate(RequestModel):
+    """Consent of the speaker to the use of their recordings: who, what and when, and a document that shows it."""
+
+    speaker: Line
+    """The person who speaks in the recordings."""
+    statement: Statement
+    """What they agree to, in words."""
+    date: Day
+    """Day on which they did, such as 2026-11-30."""
+    upload_id: str | None = Field(default=None, min_length=1, max_length=64)
+    """Id of a complete upload of a document, at most 10 MB."""
+    document_name: Line = "document"
+    """File name of the document."""
+
+
 class DatasetCreate(RequestModel):
     """Request to make a dataset: from a complete upload, from bytes that the server already has, or from a dataset."""
 
@@ -151,6 +167,8 @@ class DatasetCreate(RequestModel):
     """Names of the recordings to leave out, as in the report."""
     zip_names: ZipNames = AUTO
     """Not for a dataset made from another one, whose names are as they were read there."""
+    consent: ConsentCreate | None = None
+    """Consent of the speaker. A dataset made from another one has that one's, unless it is given."""
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
@@ -185,3 +203,5 @@ class DatasetPublic(SizedModel):
     """Files left out at admission, with reasons."""
     created_at: datetime
     validated_at: datetime | None
+    consent: Consent | None = None
+    """Consent of the speaker; null where none was given."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, computed_field, model_validator
 
+from rvc_engine.card.provenance import Consent
 from rvc_engine.config import TrainingConfig, VoiceName
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.base import DEPRECATED, RequestModel, ResponseModel
@@ -61,8 +62,8 @@ class StartFrom(RequestModel):
     """Id of the job."""
     voice: VoiceName | None = None
     """Name of a voice, in place of a job: its newest job that succeeded and whose saves are on the server."""
-    save: int | None = Field(default=None, ge=0, lt=10**9)
-    """Number of the save, as in its file's name `G_<number>.pth`; null: the last one."""
+    save: Annotated[int, Field(ge=0, lt=10**9)] | Literal["best"] | None = None
+    """Number of the save, as in its file's name `G_<number>.pth`; best: the best one by evaluation; null: the last."""
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
@@ -219,6 +220,8 @@ class JobPublic(Forecast):
     retry_from: RetryFrom | None = None
     start_from: StartedFrom | None = None
     """The save of an earlier job that its training begins with; null for base weights, or none."""
+    consent: Consent | None = None
+    """Consent of the speaker as the dataset had it when the job was submitted; null without one."""
     num_artifacts: int
     disk_bytes: int = 0
     """Bytes of its files on disk, checkpoints and log included, as last measured."""

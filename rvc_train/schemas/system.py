@@ -41,6 +41,8 @@ class SystemPublic(ResponseModel):
     disk_total_bytes: int
     num_cores: int
     memory_total_bytes: int
+    requires_consent: bool = False
+    """Whether jobs are refused whose dataset has no consent of the speaker."""
     needs_token: bool
     """Always true: there is no mode without a token."""
     warnings: list[str]

@@ -8,10 +8,11 @@ while a proxy before the server refuses them for their size.
 
 import hashlib
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import platformdirs
@@ -47,27 +48,26 @@ _UPLOAD_RETRIES = replace(TRANSFER_RETRIES, is_transient=_is_interruption)
 
 
 def upload(
-    transport: Transport, file: Path, name: str, progress: Progress, cache: Path | None, zip_names: str | None = None
+    transport: Transport, file: Path, made: Mapping[str, Any], progress: Progress, cache: Path | None
 ) -> DatasetPublic:
     """Make a dataset of a zip or a recording, sending only bytes that the server lacks.
 
-    `cache`: folder with the addresses of unfinished uploads; None: another call begins anew. `zip_names`: code page of
-    names in zips. Raises ConnectionFailed when the server does not answer (the same call continues), BadUpload when
-    the server has other bytes than were sent, ApiError when it refuses.
+    `made`: fields of the request that makes it, all but its source. `cache`: folder with the addresses of unfinished
+    uploads; None: another call begins anew. Raises ConnectionFailed when the server does not answer (the same call
+    continues), BadUpload when the server has other bytes than were sent, ApiError when it refuses.
     """
     size, sha256 = file.stat().st_size, sha256_of(file)
     progress(0, size)
-    made = {"name": name} | ({} if zip_names is None else {"zip_names": zip_names})
     try:
         try:
-            dataset = _create_dataset(transport, made | {"sha256": sha256})
+            dataset = _create_dataset(transport, {**made, "sha256": sha256})
             progress(size, size)
         except NotFound:
             key = hashlib.sha256(f"{transport.http.base_url} {sha256}".encode()).hexdigest()
             record_file = None if cache is None else cache / f"{key}.json"
             address = _send(transport, file, size, record_file, progress)
             upload_id = address.rpartition("/")[2]
-            dataset = _create_dataset(transport, made | {"upload_id": upload_id}, is_repeatable=True)
+            dataset = _create_dataset(transport, {**made, "upload_id": upload_id}, is_repeatable=True)
             if record_file is not None:
                 record_file.unlink(missing_ok=True)
     except ConnectionFailed as error:
@@ -102,7 +102,7 @@ def send_file(transport: Transport, file: Path, progress: Progress, cache: Path 
     return address.rpartition("/")[2]
 
 
-def _create_dataset(transport: Transport, request: dict[str, str], *, is_repeatable: bool = False) -> DatasetPublic:
+def _create_dataset(transport: Transport, request: Mapping[str, Any], *, is_repeatable: bool = False) -> DatasetPublic:
     return transport.call(
         "POST", "/v1/datasets", DatasetPublic, json=request, timeout=ADMISSION_TIMEOUT, is_repeatable=is_repeatable
     )

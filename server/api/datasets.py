@@ -18,6 +18,7 @@ from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
 from rvc_train.schemas.datasets import (
     ZIP_NAMES,
+    ConsentCreate,
     DatasetCreate,
     DatasetPublic,
     DatasetReport,
@@ -26,10 +27,10 @@ from rvc_train.schemas.datasets import (
 )
 from server.api.authorization import OwnerFilter, require_principal, requires
 from server.context import AppContext, Context
-from server.database.tables import Dataset
+from server.database.tables import Dataset, Upload
 from server.datasets.admission import is_ingestion_refused
 from server.datasets.service import checked_name
-from server.errors import Conflict, NotFound, UploadRefused, UploadTooLarge
+from server.errors import Conflict, NotFound, Refused, UploadRefused, UploadTooLarge
 from server.http.downloads import content_disposition, file_response
 from server.http.lists import Cursors, Limit
 from server.http.problem_details import documented
@@ -188,7 +189,29 @@ async def create_dataset(request: DatasetCreate, response: Response, context: Co
     else:
         stored = (request.name, request.sha256 or "", request.zip_names)
         admit = partial(context.admissions.admit_stored, principal.owner, *stored)
+    if request.consent is not None:
+        admit = partial(_admit_with_consent, context, admit, request.consent, principal.visible_owner)
     return await _admitted(context, response, admit)
+
+
+def _admit_with_consent(
+    context: AppContext, admit: Callable[[], tuple[Dataset, bool]], consent: ConsentCreate, visible_owner: str | None
+) -> tuple[Dataset, bool]:
+    document = _document(context, consent, visible_owner)  # before anything is made
+    dataset, is_new = admit()
+    return context.consents.put(dataset.id, consent, document), is_new
+
+
+def _document(context: AppContext, consent: ConsentCreate, visible_owner: str | None) -> Upload | None:
+    """The complete upload of a consent's document, if it has one."""
+    if consent.upload_id is None:
+        return None
+    try:
+        upload = context.uploads.require_complete(visible_owner, consent.upload_id)
+    except NotFound as error:  # 404 would say that the dataset, or the recordings, are unknown
+        raise Refused(f"{error}; send the document first", "/upload_id") from error
+    context.consents.check_document(upload)
+    return upload
 
 
 @router.get("", operation_id="datasets_list", responses=documented(422))
@@ -254,6 +277,60 @@ def get_recording(dataset_id: str, number: Annotated[int, Path(ge=1)], request: 
         recording.path.stat().st_size,
         media_type=media_type if is_media else "application/octet-stream",
         headers=headers,
+    )
+
+
+@router.put("/{dataset_id}/consent", operation_id="datasets_set_consent", responses=documented(404, 409, 410, 413, 422))
+@requires(Scope.SUBMIT)
+def set_consent(dataset_id: str, request: ConsentCreate, context: Context) -> DatasetPublic:
+    """Record the consent of a dataset's speaker, in place of the one before, which the audit trail keeps.
+
+    Jobs that were submitted before keep the one that they were submitted under.
+    """
+    context.consents.of(dataset_id)
+    document = _document(context, request, require_principal().visible_owner)
+    return dataset_public(context.consents.put(dataset_id, request, document))
+
+
+@router.delete(
+    "/{dataset_id}/consent", operation_id="datasets_delete_consent", status_code=204, responses=documented(404, 409)
+)
+@requires(Scope.SUBMIT)
+def delete_consent(dataset_id: str, context: Context) -> None:
+    """Delete the consent of a dataset's speaker and its document. 409 when a job was submitted under it."""
+    context.consents.remove(dataset_id)
+
+
+_DOCUMENT: dict[str, Any] = {"content": {"application/octet-stream": {}}}
+
+
+@router.get(
+    "/{dataset_id}/consent/document",
+    operation_id="datasets_get_consent_document",
+    response_class=Response,
+    responses=documented(
+        404,
+        410,
+        412,
+        416,
+        also={
+            200: {**_DOCUMENT, "description": "The file"},
+            206: {**_DOCUMENT, "description": "The requested range"},
+            304: {"description": "Unchanged since the ETag in `If-None-Match`"},
+        },
+    ),
+)
+@requires(Scope.READ)
+def get_consent_document(dataset_id: str, request: Request, context: Context) -> Response:
+    """Get the document of a dataset's consent. Its ETag is its sha256; ranges are supported."""
+    document, path = context.consents.document(dataset_id)
+    return file_response(
+        request,
+        path,
+        document.size_bytes,
+        media_type="application/octet-stream",
+        sha256=document.sha256,
+        headers={"Content-Disposition": content_disposition(document.name), "Cache-Control": "private, no-cache"},
     )
 
 

@@ -59,6 +59,7 @@ def get_system(context: Context) -> SystemPublic:
         disk_total_bytes=disk.total,
         num_cores=os.cpu_count() or 1,
         memory_total_bytes=psutil.virtual_memory().total,
+        requires_consent=settings.require_consent,
         needs_token=True,
         warnings=[warning for warning in warnings if warning is not None],
     )

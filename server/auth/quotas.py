@@ -129,7 +129,7 @@ def _bytes(session: Session, owner: str) -> int:
 
     The same recordings under two names count twice.
     """
-    stored = sa.func.coalesce(col(Dataset.stored_bytes), col(Dataset.size))
+    stored = sa.func.coalesce(col(Dataset.stored_bytes), col(Dataset.size)) + col(Dataset.consent_bytes)
     sums = (
         sa.select(sa.func.sum(col(Upload.length))).where(col(Upload.owner) == owner, col(Upload.dataset_id).is_(None)),
         sa.select(sa.func.sum(stored)).where(col(Dataset.owner) == owner, col(Dataset.deleted_at).is_(None)),

@@ -1,4 +1,4 @@
-"""The tables of datasets, base weights, and the uploads that both are made from; the change of an upload's state."""
+"""The tables of datasets, consents, base weights, and the uploads they are made from; changes of uploads' states."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -83,6 +83,19 @@ class Dataset(Table, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime)
     validated_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     deleted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    consent: dict[str, Any] | None = Field(default=None, sa_column=nullable_json())
+    """Consent of the speaker (`rvc_engine.card.provenance.Consent`)."""
+    consent_bytes: int = Field(default=0, sa_type=sa.BigInteger, sa_column_kwargs={"server_default": "0"})
+    """Bytes of its document."""
+
+
+class JobConsent(Table, table=True):
+    """Consent for a job's recordings as it was at submission. Jobs without one have no row."""
+
+    __tablename__ = "job_consents"
+
+    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE", primary_key=True)
+    consent: dict[str, Any] = Field(sa_type=sa.JSON)
 
 
 class BaseWeights(Table, table=True):

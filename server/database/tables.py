@@ -15,12 +15,13 @@ from rvc_train.schemas.jobs import LEASED_STATUSES, TERMINAL_STATUSES, JobStatus
 from rvc_train.schemas.webhooks import DeliveryStatus
 from server.database import derived_tables, result_tables  # noqa: F401 - in the same metadata
 from server.database.base import LOCAL_OWNER, Table, UtcDateTime, in_sql, new_id, nullable_json, owner_column
-from server.database.dataset_tables import BaseWeights, Dataset, Upload, UploadState, change_upload
+from server.database.dataset_tables import BaseWeights, Dataset, JobConsent, Upload, UploadState, change_upload
 
 __all__ = [
     "LOCAL_OWNER",
     "BaseWeights",
     "Dataset",
+    "JobConsent",
     "Upload",
     "UploadState",
     "change_upload",

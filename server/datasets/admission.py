@@ -25,6 +25,7 @@ from server.auth.audit import record
 from server.auth.quotas import Quotas
 from server.database.engine import advisory_lock, read_session, write_session
 from server.database.tables import Dataset, Job, Upload, UploadState, change_upload, new_id
+from server.datasets.consents import inherit_consent
 from server.datasets.ingest import unpacked_bytes
 from server.datasets.service import checked_name
 from server.datasets.zips import UnpackLimits
@@ -141,6 +142,7 @@ class Admissions:
             dataset = same or self._new(new_id("ds"), source, name, num_bytes)
             dataset.derived_from, dataset.without = origin.id, names
             self._have_ingested(session, dataset, num_bytes)
+            inherit_consent(session, self._storage, origin.id, dataset)
             return dataset, True
 
     def _origin(self, visible_owner: str | None, dataset_id: str) -> Dataset:
@@ -177,6 +179,7 @@ class Admissions:
             if dataset is not None and is_ingestion_refused(dataset) and session.exec(named).first() is None:
                 record(session, "dataset.refused", dataset_id, name=dataset.name, reason=dataset.reason)
                 session.delete(dataset)
+                self._storage.delete_consents(dataset_id)
 
     def limits(self) -> UnpackLimits:
         """The limits of archives and recordings, with the room that there is now."""

@@ -95,7 +95,7 @@ class DatasetService:
 
     def delete_leftovers(self) -> None:
         """Delete the files of datasets whose deletion was interrupted."""
-        present = {path.name for kind in ("datasets", "cache") for path in self._storage.entries(kind)}
+        present = {path.name for kind in ("datasets", "consents", "cache") for path in self._storage.entries(kind)}
         with read_session(self._engine) as session:
             deleted = session.exec(select(Dataset.id).where(col(Dataset.deleted_at).is_not(None))).all()
         for dataset_id in present.intersection(deleted):

@@ -21,7 +21,7 @@ from server.database.tables import Dataset
 from server.errors import QuotaExceeded, StorageQuotaExceeded
 from server.estimates.estimates import SPREAD, Estimator, MeasuredJob
 from server.estimates.resources import batch_range, disk_bytes, memory_bytes
-from server.job_store.queries import usable_dataset
+from server.job_store.queries import consent_missing, usable_dataset
 from server.job_store.serializers import notice_of
 from server.job_store.starts import Start, find_start
 from server.storage.local import Storage
@@ -34,8 +34,17 @@ class EstimateService:
     """Dry runs of jobs on one server."""
 
     def __init__(
-        self, engine: sa.Engine, estimator: Estimator, storage: Storage, quotas: Quotas, clock: Callable[[], datetime]
+        self,
+        engine: sa.Engine,
+        estimator: Estimator,
+        storage: Storage,
+        quotas: Quotas,
+        clock: Callable[[], datetime],
+        *,
+        requires_consent: bool = False,
     ) -> None:
+        """`requires_consent` as in `JobService`."""
+        self._requires_consent = requires_consent
         self._engine, self._estimator, self._storage = engine, estimator, storage
         self._quotas, self._clock = quotas, clock
 
@@ -77,6 +86,8 @@ class EstimateService:
     def _warnings(
         self, request: EstimateRequest, dataset: Dataset, disk: Range | None, own: StartFiles, *, has_worker: bool
     ) -> Iterator[str]:
+        if self._requires_consent and dataset.consent is None:
+            yield consent_missing(dataset.id)
         if dataset.seconds is None:
             yield "the dataset's report is not ready yet; try again in a moment"
         yield from (dataset.report or {}).get("warnings", [])

@@ -111,6 +111,11 @@ PROBLEM_TYPES = {
         "The request fits the schema, but its content is not accepted.",
         "Correct what `detail` and `errors` name.",
     ),
+    "consent_required": ProblemType(
+        (422,),
+        "The dataset has no consent of its speaker, and this server trains no voice without.",
+        "Record it with `PUT /v1/datasets/{id}/consent`, and send the request again.",
+    ),
     "upload_refused": ProblemType(
         (422,), "The archive or file is not accepted.", "Repair what `detail` names, and upload it again."
     ),

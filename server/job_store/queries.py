@@ -157,6 +157,14 @@ def usable_dataset(session: Session, dataset_id: str, visible_owner: str | None,
     return dataset
 
 
+def consent_missing(dataset_id: str) -> str:
+    """Sentence on a dataset without the consent of its speaker, on a server that asks for it."""
+    return (
+        f"the dataset {dataset_id} has no consent of its speaker, and this server trains no voice without: record who "
+        f"agreed to what and when with PUT /v1/datasets/{dataset_id}/consent, or with rvc-train dataset consent"
+    )
+
+
 def _job(session: Session, job_id: str) -> tuple[int, JobStatus, int]:
     row = session.exec(select(Job.number, Job.status, Job.last_seq).where(Job.id == job_id)).first()
     if row is None or row[0] is None:

@@ -7,9 +7,12 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
+from rvc_engine.checkpoints.retention import SaveRegistry
+from rvc_engine.checkpoints.step_numbers import LATEST_STEP_NAME
 from rvc_engine.config import TrainingConfig
 from rvc_engine.weights.own import BASE_ROLES, BaseRole, OwnFile, WeightsKind, misfit
 from rvc_train.schemas.jobs import JobCreate, StartFrom
+from server.database.result_tables import Evaluation
 from server.database.tables import BaseWeights, Job
 from server.errors import Refused
 from server.storage.local import Storage
@@ -80,13 +83,40 @@ def _earlier_save(
             "worker keeps them elsewhere; start from another job",
             "/start_from",
         )
-    number = next(reversed(saves)) if wanted.save is None else wanted.save
+    if wanted.save == "best":
+        number = _best_save(session, job, storage.workspace(job.id), saves)
+    else:
+        number = next(reversed(saves)) if wanted.save is None else wanted.save
     if number not in saves:
         raise Refused(
             f"the job {job.id} has no save {number}; it has {', '.join(map(str, sorted(saves)))}", "/start_from/save"
         )
     origin = f"{name}, number {number}"
     return Start(saves[number], origin, {"job_id": job.id, "voice": job.name, "save": number})
+
+
+def _best_save(session: Session, job: Job, workspace: Path, saves: Mapping[int, object]) -> int:
+    """Number of the pair that was saved at the job's best evaluation. Refused where there is none any more."""
+    of_job = select(Evaluation).where(Evaluation.job_number == job.number)
+    best = session.exec(of_job.where(col(Evaluation.is_best))).first()
+    there = f"it has {', '.join(map(str, sorted(saves)))}"
+    if best is None:
+        raise Refused(
+            f"no save of the job {job.id} was evaluated, so none is known as the best; {there}: name one",
+            "/start_from/save",
+        )
+    last = session.exec(of_job.order_by(col(Evaluation.step).desc())).first()
+    numbers = [save.generator for save in SaveRegistry(workspace).all() if save.step == best.step]
+    number = int(numbers[0][2:-4]) if numbers and numbers[0] else None
+    if number is None and last is not None and last.step == best.step:
+        number = LATEST_STEP_NAME  # a pair of this name is of the last save, and not in the list
+    if number is None or number not in saves:
+        raise Refused(
+            f"the best save of the job {job.id} (epoch {best.epoch}, step {best.step}) has no pair of G_ and D_ files: "
+            f"none was saved there, or it was deleted; {there}: name one",
+            "/start_from/save",
+        )
+    return number
 
 
 def _newest_with_saves(session: Session, voice: str, storage: Storage, visible_owner: str | None) -> Job:

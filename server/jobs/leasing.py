@@ -18,12 +18,13 @@ from pydantic import ValidationError
 from sqlmodel import Session, col, select
 
 from rvc_engine import events as engine_events
+from rvc_engine.card.provenance import Provenance
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
 from server.database.engine import read_session, require_schema, write_session
 from server.database.result_tables import Artifact
-from server.database.tables import Attempt, Job, Worker, new_id
+from server.database.tables import Attempt, Dataset, Job, JobConsent, Worker, new_id
 from server.errors import LeaseLost, NothingPublished
 from server.job_store.events import EventBatch, NewEvent, aggregate
 from server.job_store.leases import (
@@ -200,6 +201,22 @@ class LeaseOperations:
             self._leased_job(session, lease)
             statement = sa.update(Attempt).where(*attempt_of(lease))
             session.execute(statement.values(engine_pid=pid, engine_started_at=started_at))
+
+    def provenance(self, lease: Lease) -> Provenance:
+        """What is known of the job and its recordings, for the voice's card."""
+        with read_session(self._store.engine) as session:
+            consent = session.get(JobConsent, lease.job_number)
+            dataset = session.get(Dataset, lease.dataset_id)
+            start_from = session.exec(select(Job.start_from).where(Job.number == lease.job_number)).first()
+        return Provenance.model_validate(
+            {
+                "job_id": lease.job_id,
+                "dataset": dataset and dataset.name,
+                "upload_sha256": dataset and dataset.sha256,
+                "start_from": start_from,
+                "consent": consent and consent.consent,
+            }
+        )
 
     def previous_engine(self, lease: Lease) -> EngineProcess | None:
         """The engine process of the last attempt before this one, which may still run; None when there was none."""

@@ -16,7 +16,7 @@ from rvc_train.schemas.queue import QueueEntry, QueuePublic
 from rvc_train.schemas.workers import WorkerPublic
 from server.database.engine import SCHEMA_VERSION
 from server.database.result_tables import Artifact, StoredFileRow
-from server.database.tables import Dataset, Event, Job, Worker
+from server.database.tables import Dataset, Event, Job, JobConsent, Worker
 from server.estimates.estimates import Estimator, JobForecast
 from server.job_store.counts import counts
 from server.job_store.leases import IS_LEASED, IS_QUEUED, QUEUE_ORDER
@@ -41,6 +41,7 @@ _DETAILS = sa.select(
         "updated_at"
     ),
     _of_job(col(Dataset.status), col(Dataset.id) == col(Job.dataset_id)).label("dataset_status"),
+    _of_job(col(JobConsent.consent), col(JobConsent.job_number) == col(Job.number)).label("consent"),
     _of_job(col(Dataset.deleted_at), col(Dataset.id) == col(Job.dataset_id)).label("dataset_deleted_at"),
 ).where(col(Job.number).in_(sa.bindparam("numbers", expanding=True)))
 """One statement, made once: making and running one takes about a millisecond, whatever the number of rows."""
@@ -96,6 +97,7 @@ def _job_public(job: Job, queue_position: int | None, forecast: JobForecast, det
         eta=forecast.eta,
         disk_bytes=int(details.disk_bytes or 0),
         num_artifacts=details.num_artifacts,
+        consent=details.consent,
         dataset_deleted=details.dataset_deleted_at is not None,
         updated_at=details.updated_at or job.created_at,
         error=_job_error(job),

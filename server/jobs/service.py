@@ -94,18 +94,21 @@ class JobService:
         storage: Storage | None = None,
         quotas: Quotas | None = None,
         estimator: Estimator | None = None,
+        requires_consent: bool = False,
     ) -> None:
         """`clock` gives the present time, with its time zone; the two numbers are as in `ServerSettings`.
 
         `storage` is for a service that claims jobs and publishes results: it creates the folders of attempts, and
         deletes files without a reference; submissions look there for weights. `quotas` and `estimator` are for a
-        service that accepts submissions: limits of owners, and forecasts in answers.
+        service that accepts submissions: limits of owners, and forecasts in answers; so is `requires_consent`.
         """
         self.engine, self.clock = engine, clock
         self._store = JobStore(engine, clock)
 
         # The methods of the parts are the service's own.
-        submissions = Submissions(self._store, quotas, estimator or Estimator(), storage)
+        submissions = Submissions(
+            self._store, quotas, estimator or Estimator(), storage, requires_consent=requires_consent
+        )
         self.submit = submissions.submit
         self.replay = submissions.replay
         self.finish_dataset_validation = submissions.finish_dataset_validation
@@ -120,6 +123,7 @@ class JobService:
         self.heartbeat = leases.heartbeat
         self.record_events = leases.record_events
         self.record_engine_process = leases.record_engine_process
+        self.provenance = leases.provenance
         self.previous_engine = leases.previous_engine
         self.publish_preview = leases.publish_preview
         self.publish_artifact = leases.publish_artifact

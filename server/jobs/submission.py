@@ -16,14 +16,14 @@ from rvc_train.schemas.jobs import JobCreate, JobStatus, RetryFrom, with_job_def
 from server.auth.audit import record
 from server.auth.quotas import Quotas
 from server.database.engine import read_session, write_session
-from server.database.tables import LOCAL_OWNER, Dataset, Job, new_id
-from server.errors import Refused
+from server.database.tables import LOCAL_OWNER, Dataset, Job, JobConsent, new_id
+from server.errors import ConsentRequired, Refused
 from server.estimates.estimates import Estimator
 from server.job_store import idempotency
 from server.job_store.events import NewEvent
 from server.job_store.idempotency import IdempotentRequest
 from server.job_store.leases import AT_ONCE
-from server.job_store.queries import find_job, usable_dataset
+from server.job_store.queries import consent_missing, find_job, usable_dataset
 from server.job_store.starts import Start, find_start
 from server.job_store.transitions import JobStore
 from server.jobs.serializers import jobs_public
@@ -61,9 +61,19 @@ class Submissions:
     """Submission of jobs to one database."""
 
     def __init__(
-        self, store: JobStore, quotas: Quotas | None, estimator: Estimator, storage: Storage | None = None
+        self,
+        store: JobStore,
+        quotas: Quotas | None,
+        estimator: Estimator,
+        storage: Storage | None = None,
+        *,
+        requires_consent: bool = False,
     ) -> None:
-        """`storage`: for jobs that wait for missing weights; None: no job does."""
+        """`storage`: for jobs that wait for missing weights; None: no job does.
+
+        `requires_consent`: jobs are refused whose dataset has no consent of the speaker.
+        """
+        self._requires_consent = requires_consent
         self._store, self._quotas, self._estimator, self._storage = store, quotas, estimator, storage
 
     def submit(
@@ -80,7 +90,7 @@ class Submissions:
 
         `visible_owner`: owner of the datasets that may be used; None: anyone's. `job_id`: id of the new job, where its
         folder exists already. Raises Refused when the dataset is unknown or unusable, or the key was used for another
-        request; QuotaExceeded, StorageQuotaExceeded.
+        request; ConsentRequired, QuotaExceeded, StorageQuotaExceeded.
         """
         job_id = job_id or new_id("job")
         if retry_origin is not None or self._storage is None or not _has_own_start(request):
@@ -116,9 +126,14 @@ class Submissions:
                 if (earlier := self._find(session, idempotent)) is not None:
                     return earlier
             dataset = usable_dataset(session, request.dataset_id, visible_owner, lock=True)
+            if self._requires_consent and dataset.consent is None:
+                raise ConsentRequired(consent_missing(dataset.id), "/dataset_id")
             if self._quotas is not None:
                 self._quotas.check_job(session, owner)
             job = self._insert(session, request, owner, job_id, retry_origin, start_record)
+            if dataset.consent is not None:
+                session.add(JobConsent(job_number=job.number, consent=dataset.consent))
+                session.flush()
             if dataset.status == DatasetStatus.READY and job.weights_progress is None:
                 self._enqueue(session, job)
             session.refresh(job)

@@ -7,8 +7,10 @@
     jobs/<job id>/attempts/<token>/      what one attempt writes, and no other one:
         artifacts/<sha256>                   published files: voices, indexes, previews
         checkpoints/                         copies of recovery checkpoints, for other workers and for retries
-        config.json, events.spool            the engine's config; events that wait for the database
+        config.json, provenance.json         for the engine
+        events.spool                         events that wait for the database
     jobs/<job id>/artifacts/, checkpoints/<token>/     the same before schema 0014; only read and deleted
+    consents/<dataset id>/<sha256>       document of the consent to a dataset's recordings
     cache/<dataset id>/                  stage results shared by the dataset's jobs
     weights/                             published weights
     readings/<worker id>                 GPU telemetry of a worker
@@ -49,7 +51,8 @@ from server.errors import LeaseLost, SettingsRefused
 logger = structlog.get_logger(__name__)
 
 _ID = re.compile(r"^[a-z]{2,4}_[0-9a-f]{32}$")
-_NAMES = {"datasets": "ds_", "cache": "ds_", "jobs": "job_", "base-weights": "bw_", "uploads": "upl_", "incoming": ""}
+_NAMES = {"datasets": "ds_", "consents": "ds_", "cache": "ds_", "jobs": "job_", "base-weights": "bw_"}
+_NAMES |= {"uploads": "upl_", "incoming": ""}
 """Prefix of the names in each folder; the rest is 32 hexadecimal digits."""
 _CHUNK = 1 << 20
 ARTIFACTS = "artifacts"
@@ -139,6 +142,29 @@ class Storage:
     def dataset_folder(self, dataset_id: str) -> Path:
         """Folder of the recordings with their manifest, the engine's input."""
         return self.dataset_home(dataset_id) / "recordings"
+
+    def consent_folder(self, dataset_id: str) -> Path:
+        """Folder of the document of a dataset's consent, which is named by its sha256."""
+        return self._path("consents", dataset_id)
+
+    def keep_consent(self, dataset_id: str, source: Path, sha256: str) -> None:
+        """Link a document into a dataset's `consent_folder`; the one before stays until `delete_consents`."""
+        folder = self.consent_folder(dataset_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            link_or_copy(source, folder / sha256)
+        sync_folder(folder)
+        sync_folder(folder.parent)
+
+    def delete_consents(self, dataset_id: str, but: str | None = None) -> None:
+        """Delete the documents of a dataset's consents, except the one of the sha256 `but`."""
+        folder = self.consent_folder(dataset_id)
+        with contextlib.suppress(OSError):  # one that is being sent on Windows stays until the dataset goes
+            for path in folder.iterdir():
+                if path.name != but:
+                    path.unlink()
+            if but is None:
+                folder.rmdir()
 
     def job_home(self, job_id: str) -> Path:
         """Folder of all files of a job."""
@@ -307,8 +333,9 @@ class Storage:
             self.cache_folder(dataset_id).rename(target)
 
     def delete_dataset(self, dataset_id: str) -> None:
-        """Delete a dataset's recordings and the stage results made from them."""
+        """Delete a dataset's recordings, the document of its consent and the stage results."""
         shutil.rmtree(self.dataset_home(dataset_id), ignore_errors=True)
+        shutil.rmtree(self.consent_folder(dataset_id), ignore_errors=True)
         shutil.rmtree(self.cache_folder(dataset_id), ignore_errors=True)
 
     def free_bytes(self) -> int:

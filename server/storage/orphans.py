@@ -31,7 +31,7 @@ from server.storage.trash import SECONDS_UNTOUCHED, Trash, TrashEntry, is_untouc
 logger = structlog.get_logger(__name__)
 
 SCAN_SECONDS = 600.0
-KINDS = ("datasets", "cache", "jobs", "base-weights", "uploads", "incoming")
+KINDS = ("datasets", "consents", "cache", "jobs", "base-weights", "uploads", "incoming")
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ class Orphans:
             jobs = set(session.exec(select(Job.id)).all())
             uploads = set(session.exec(select(Upload.id)).all())
             base = set(session.exec(select(BaseWeights.id)).all())
-        found = {"datasets": datasets, "cache": datasets, "jobs": jobs, "base-weights": base, "uploads": uploads}
-        return found | {"incoming": set()}
+        found = dict.fromkeys(("datasets", "consents", "cache"), datasets)
+        return found | {"jobs": jobs, "base-weights": base, "uploads": uploads, "incoming": set()}
 
 
 def _superseded(folders: Mapping[int, Path]) -> Iterator[tuple[int, Path]]:

@@ -62,7 +62,7 @@ def submit(
         typer.Option(
             metavar="JOB[:SAVE]",
             help="Go on from the voice of an earlier job: its id, a unique prefix of one, or `last`; and the number of "
-            "a save, in place of its last one.",
+            "a save, or `best`, in place of its last one.",
         ),
     ] = None,
     *,
@@ -99,9 +99,12 @@ def submit(
 
 def _start_of(session: Session, text: str) -> StartFrom:
     job, colon, save = text.partition(":")
-    if colon and not save.isdecimal():
-        raise UsageError(f"--start-from {text}: the save is the number in the name of its G_ file, such as last:400")
-    return StartFrom(job_id=session.client.find_job(job).id, save=int(save) if colon else None)
+    if colon and save != "best" and not save.isdecimal():
+        raise UsageError(
+            f"--start-from {text}: the save is the number in the name of its G_ file, such as last:400, or best"
+        )
+    number = int(save) if save.isdecimal() else None
+    return StartFrom(job_id=session.client.find_job(job).id, save="best" if save == "best" else number)
 
 
 def watch_job(

@@ -12,7 +12,7 @@ from rvc_engine.checkpoints.manifest import CheckpointEntry, write_entries
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline import pipeline
-from rvc_engine.pipeline.pipeline import dataset_hash, make_voice
+from rvc_engine.pipeline.pipeline import find_recordings, make_voice
 from rvc_engine.training.trainer import BaseWeights, run_identity
 from rvc_engine.workspace.layout import Workspace, fingerprint_of
 from tests.engine.pipeline.conftest import SAMPLES, tiny_config
@@ -86,7 +86,7 @@ def test_the_same_inputs_are_accepted(begun: Workspace, dataset: Path) -> None:
 
 def test_a_run_that_began_with_slices_of_an_earlier_version_goes_on_with_them(begun: Workspace, dataset: Path) -> None:
     earlier, newest = (
-        fingerprint_of(version, dataset_hash(dataset), "40k")
+        fingerprint_of(version, find_recordings(dataset).sha256, "40k")
         for version in (slicing.EARLIER_VERSIONS[0], slicing.VERSION)
     )
     begun.mark_done("slice", earlier)

@@ -11,12 +11,16 @@ import httpx
 import pytest
 import torch
 
+from rvc_engine.checkpoints.retention import Save, SaveRegistry
 from rvc_engine.config import TrainingConfig
+from rvc_engine.events import Evaluated
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.discriminators import Discriminators
 from rvc_engine.models.synthesizer import Synthesizer
 from rvc_train.schemas.access import Quota
 from server.base_weights import fetching
+from server.database.engine import write_session
+from server.results.evaluations import write_evaluations
 
 SMALL = {"width": 24, "pretrained": "none"}
 
@@ -313,6 +317,38 @@ def test_a_job_begins_with_a_save_of_an_earlier_one_that_fits(
     unfit = begin(job_id=first["id"]).json()
     assert "these are v2 40k weights with pitch of width 24; the job asks for v2 48k" in unfit["detail"]
     assert unfit["errors"][0]["pointer"] == "/start_from"
+
+
+def test_a_job_begins_with_the_best_save_of_an_earlier_one(
+    http: httpx.Client, server: Any, pair: dict[str, bytes]
+) -> None:
+    first = submit(http, server, **SMALL).json()
+    workspace = server.context.storage.workspace(first["id"])
+    workspace.mkdir(parents=True)
+    body = {"name": "berta", "dataset_id": server.bench.dataset(), "config": {"content": "whisper-tiny"} | SMALL}
+    body |= {"start_from": {"job_id": first["id"], "save": "best"}}
+    saves = SaveRegistry(workspace)
+    for epoch, (step, number) in enumerate(((5, 12), (9, 16)), 1):  # numbers above those of another program's pairs
+        (workspace / f"G_{number}.pth").write_bytes(pair["generator"])
+        (workspace / f"D_{number}.pth").write_bytes(pair["discriminator"])
+        saved = Save(step=step, epoch=epoch, files=[f"G_{number}.pth", f"D_{number}.pth"])
+        saves.add(saved, TrainingConfig(), lambda step: 0.0)
+    unknown = http.post("/v1/jobs", json=body)
+    assert unknown.status_code == 422
+    assert "no save of the job" in unknown.json()["detail"]
+    now, number = server.context.jobs.clock(), server.context.jobs.get(first["id"]).number
+    with write_session(server.context.engine) as session:
+        for step, is_best in ((5, True), (9, False)):
+            score = Evaluated(step=step, epoch=1, values={}, held_out=True, is_best=is_best, num_clips=1, seconds=1)
+            write_evaluations(session, number, [score], now)
+    assert http.post("/v1/jobs", json=body).json()["start_from"]["save"] == 12
+    (workspace / "D_12.pth").unlink()
+    gone = http.post("/v1/jobs", json=body).json()
+    assert "(epoch 1, step 5) has no pair of G_ and D_ files" in gone["detail"]
+    assert "it has 16: name one" in gone["detail"]
+    assert gone["errors"][0]["pointer"] == "/start_from/save"
+    body["start_from"]["save"] = "worst"
+    assert http.post("/v1/jobs", json=body).status_code == 422
 
 
 def test_a_repeated_submission_begins_one_job(http: httpx.Client, server: Any, pair: dict[str, bytes]) -> None:

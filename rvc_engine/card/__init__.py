@@ -1,0 +1,1 @@
+"""The model card of a voice, `card.json` and `card.md` beside its files, and the origin of its recordings."""
