@@ -40,6 +40,7 @@ from server.settings import ServerSettings
 from server.storage.local import Storage
 from server.uploads.receive import UploadLocks
 from server.uploads.service import UploadService
+from server.voices.links import LinkService
 from server.voices.queries import VoiceQueries
 from server.voices.service import VoiceService
 from server.webhooks.service import WebhookService
@@ -68,6 +69,8 @@ class AppContext:
     base_weights: BaseWeightsService
     voices: VoiceService
     voice_queries: VoiceQueries
+    links: LinkService
+    link_throttle: AuthThrottle
     metrics: Metrics
     retention: Retention
     tokens: TokenService

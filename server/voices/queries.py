@@ -117,11 +117,11 @@ def voice_public(session: Session, key: VoiceKey) -> VoicePublic:
     return _voices(session, jobs)[0]
 
 
-def voice_url(key: VoiceKey) -> str:
-    """Path of a voice for the present caller: an administrator names another owner."""
+def voice_url(key: VoiceKey, part: str = "") -> str:
+    """Path of a voice, or of a part of it, for the present caller: an administrator names another owner."""
     principal = current_principal.get()
     owner = "" if principal is None or principal.owner == key.owner else f"?{urlencode({'owner': key.owner})}"
-    return f"/v1/voices/{quote(key.name, safe='')}{owner}"
+    return f"/v1/voices/{quote(key.name, safe='')}{part}{owner}"
 
 
 def voice_etag(public: VoicePublic) -> str:
