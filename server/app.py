@@ -37,7 +37,7 @@ from server.api import (
 from server.api.access import owners, session, tokens
 from server.api.authorization import check_access
 from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
-from server.api.voices import links, shared, voices
+from server.api.voices import bundles, links, shared, voices
 from server.auth.audit import AuditTrail
 from server.auth.authentication import AuthMiddleware, AuthThrottle
 from server.auth.principal import current_rights
@@ -89,6 +89,8 @@ from server.storage.sizes import JobSizes
 from server.uploads import protocol
 from server.uploads.receive import UploadLocks
 from server.uploads.service import UploadService
+from server.voices.bundles import BundleService
+from server.voices.imports import ImportService
 from server.voices.links import LinkService
 from server.voices.queries import VoiceQueries
 from server.voices.service import VoiceService
@@ -127,6 +129,7 @@ _MODULES = (
     workers,
     system,
     weights,
+    bundles,
     links,
     voices,
     webhooks,
@@ -298,6 +301,8 @@ def _build_context(settings: ServerSettings) -> AppContext:
         voices=VoiceService(job_service, storage, utc_now),
         voice_queries=VoiceQueries(engine),
         links=link_service,
+        bundles=BundleService(engine, storage),
+        imports=ImportService(job_service, storage, settings, quotas, reservations, utc_now),
         link_throttle=AuthThrottle(settings.refusals_per_minute, audit, link_service.may_be_valid),
         retention=Retention(job_service, storage),
         tokens=tokens,

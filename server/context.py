@@ -40,6 +40,8 @@ from server.settings import ServerSettings
 from server.storage.local import Storage
 from server.uploads.receive import UploadLocks
 from server.uploads.service import UploadService
+from server.voices.bundles import BundleService
+from server.voices.imports import ImportService
 from server.voices.links import LinkService
 from server.voices.queries import VoiceQueries
 from server.voices.service import VoiceService
@@ -70,6 +72,8 @@ class AppContext:
     voices: VoiceService
     voice_queries: VoiceQueries
     links: LinkService
+    bundles: BundleService
+    imports: ImportService
     link_throttle: AuthThrottle
     metrics: Metrics
     retention: Retention

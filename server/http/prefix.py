@@ -1,8 +1,8 @@
 """Paths of requests: what is shown of them, and the path below which a proxy publishes the server, such as `/voices`.
 
 The latter is in the header `X-Forwarded-Prefix`. The proxy strips it from the path of a request; addresses in the
-response that a browser or a client follows begin with it. The header is taken from every caller, because it changes nothing but their own response; its form is checked, so
-that no other host can be named with it.
+response that a browser or a client follows begin with it. The header is taken from every caller, because it changes
+nothing but their own response; its form is checked, so that no other host can be named with it.
 """
 
 import re

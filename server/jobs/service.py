@@ -115,6 +115,7 @@ class JobService:
         self.waiting_for_weights = submissions.waiting_for_weights
         self.record_weights_progress = submissions.record_weights_progress
         self.finish_fetch = submissions.finish_fetch
+        self.insert_finished = self._store.insert_finished
 
         leases = LeaseOperations(
             self._store, retry_delay_seconds=retry_delay_seconds, max_recoveries=max_recoveries, storage=storage

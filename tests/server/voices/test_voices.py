@@ -279,7 +279,7 @@ def test_no_link_is_left_of_a_voice(server: Running, http: httpx.Client) -> None
                 note="",
                 created_at=now,
                 expires_at=now,
-            )  # fmt: skip
+            )
         )
     http.delete("/v1/voices/anna")
     with write_session(server.context.engine) as session:
