@@ -48,7 +48,8 @@ def listed(names: str) -> tuple[str, ...]:
 SOURCES = ("rvc_engine", "rvc_train", "server", "worker", "rvc_training_pipeline.py")
 NO_MESSAGES = listed(
     """
-    rvc_engine/pitch/neural/crepe_model.py rvc_engine/translation/messages.py rvc_train/synchronous/ server/__main__.py
+    rvc_engine/card/card.py rvc_engine/card/markdown.py rvc_engine/pitch/neural/crepe_model.py
+    rvc_engine/translation/messages.py rvc_train/synchronous/ server/__main__.py
     server/admin/backup.py server/admin/cli.py server/admin/doctor.py server/api/pages.py server/context.py
     server/api/problems.py server/database/ server/http/problem_types.py server/logging.py server/metrics.py
     server/openapi.py server/pages/ server/settings.py
@@ -56,8 +57,9 @@ NO_MESSAGES = listed(
     worker/reporting/heartbeat.py worker/reporting/retry.py worker/reporting/spool.py
     """
 )
-"""Files whose texts no user of these programs sees: SQL, the API's description, the pages, what only the log of a
-server or worker has, and the generated client, whose texts are those of `rvc_train/asynchronous/`."""
+"""Files whose texts no user of these programs sees, or that are English everywhere: SQL, the API's description, the
+pages, a voice's card, what only the log of a server or worker has, and the generated client, whose texts are those of
+`rvc_train/asynchronous/`."""
 NO_MESSAGE_CALLS = frozenset(
     listed(
         """
@@ -97,7 +99,7 @@ WORDS = {
     ),
     "kind": listed(
         """
-    voice index speaker_index best report job dataset worker workspace cache
+    voice index speaker_index best report card job dataset worker workspace cache
     """
     ),
     "held_out": ["held-out", "training"],

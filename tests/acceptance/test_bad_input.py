@@ -135,7 +135,7 @@ def test_names_in_any_script_go_the_whole_way(running, recording, tmp_path, name
     assert job.status == "succeeded"
     stem = re.sub('["?]', "_", name.replace("trained", "-train-ed"))  # as every file system can store it
     files = running.client.artifacts(job.id)
-    assert {file.name for file in files} == {f"{stem}.pth", f"{stem}.index"}
+    assert {file.name for file in files if file.kind != "card"} == {f"{stem}.pth", f"{stem}.index"}
     for file in files:
         path = running.client.download_artifact(file, tmp_path / "out")
         assert path.stat().st_size == file.size

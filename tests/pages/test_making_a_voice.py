@@ -94,7 +94,7 @@ def test_from_recordings_to_a_voice(house: Any, visit: Any, token: str) -> None:
     expect(page.locator("#log")).to_contain_text("epoch")
 
     offered = {file.name: file.sha256 for file in house.client.artifacts(page.url.rsplit("/", 1)[1])}
-    assert {Path(name).suffix for name in offered} == {".pth", ".index"}
+    assert {Path(name).suffix for name in offered} == {".pth", ".index", ".json", ".md"}
     page.locator("#all-files > summary").click()
     for row in page.locator("#files tr").all():
         with page.expect_download() as download:

@@ -24,6 +24,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/session": {"json": {"token": "nobody's-token-at-all"}},
     "POST /v1/datasets": {"json": {"name": "again", "sha256": "0" * 64}},
     "PUT /v1/datasets/{name}/content": {"content": b"RIFF more"},
+    "PUT /v1/datasets/{dataset_id}/consent": {
+        "json": {"speaker": "Anna", "statement": "For the guide.", "date": "2026-11-28"}
+    },
     "POST /v1/uploads": {"headers": TUS | {"Upload-Length": "10"}},
     "HEAD /v1/uploads/{upload_id}": {"headers": TUS},
     "DELETE /v1/uploads/{upload_id}": {"headers": TUS},

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -13,13 +14,26 @@ from rvc_engine.names.code_pages import code_page
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli.output import ago, duration, size, table
 from rvc_train.cli.session import ApiCommand, Session
+from rvc_train.cli.validation import validated
 from rvc_train.errors import ApiError, UsageError
 from rvc_train.http.packing import UploadContents, dataset_name
-from rvc_train.schemas.datasets import DatasetPublic, DatasetReport, DatasetStatus
+from rvc_train.schemas.datasets import ConsentCreate, DatasetPublic, DatasetReport, DatasetStatus
 
 app = typer.Typer(no_args_is_help=True, help="Recordings on the server: upload, list, report, delete.")
 
 DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Id, unique prefix of one, name, or `last`.")]
+
+
+ConsentSpeaker = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The person who speaks, and agrees to the use of the recordings.")
+]
+ConsentStatement = Annotated[str | None, typer.Option(metavar="TEXT", help="What they agree to, in words.")]
+ConsentDate = Annotated[
+    str | None, typer.Option(metavar="DATE", help="Day on which they did, such as 2026-11-30. Default: today.")
+]
+ConsentFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Document that shows it, at most 10 MB, such as a signed form.")
+]
 
 
 @app.command(cls=ApiCommand)
@@ -34,11 +48,16 @@ def upload(
             metavar="CODE", help="Code page of names in zips, such as gbk, shift-jis, cp1251. Default: found."
         ),
     ] = None,
+    consent_speaker: ConsentSpeaker = None,
+    consent_statement: ConsentStatement = None,
+    consent_date: ConsentDate = None,
+    consent_file: ConsentFile = None,
 ) -> None:
     """Upload recordings: folders, zips, or audio files. Before that, name the files that are left out."""
     label = dataset_name(name, paths)
     if zip_names is not None:
         zip_names = _checked_code(zip_names)
+    given = _consent(consent_speaker, consent_statement, consent_date, consent_file)
     with session.output.transfer_bar() as bar:
         task = bar.add_task(translated(f"uploading {label}"), total=None)
         dataset = session.client.upload_dataset(
@@ -47,9 +66,61 @@ def upload(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             on_contents=partial(_check_contents, session, verbose),
             zip_names=zip_names,
+            consent=given,
+            consent_document=consent_file,
         )
     content = f"{size(dataset.size)} in {_files(dataset.num_files)}" if dataset.num_files else size(dataset.size)
     _show_made(session, dataset, content)
+
+
+def _consent(
+    speaker: str | None, statement: str | None, day: str | None, document: Path | None
+) -> ConsentCreate | None:
+    """The consent that the options describe; None without any. Raises UsageError."""
+    if speaker is None and statement is None and day is None and document is None:
+        return None
+    if speaker is None or statement is None:
+        raise UsageError("a consent needs --consent-speaker and --consent-statement: who agrees to what")
+    if document is not None and not document.is_file():
+        raise UsageError(f"--consent-file: there is no file {document}")
+    fields = {"speaker": speaker, "statement": statement, "date": day or date.today().isoformat()}
+    return validated(ConsentCreate, fields, {name: f"--consent-{name}" for name in fields})
+
+
+@app.command(cls=ApiCommand)
+def consent(
+    session: Session,
+    dataset: DatasetArgument,
+    consent_speaker: ConsentSpeaker = None,
+    consent_statement: ConsentStatement = None,
+    consent_date: ConsentDate = None,
+    consent_file: ConsentFile = None,
+    document: Annotated[
+        Path | None, typer.Option("--document", metavar="FILE", help="Write the present consent's document to FILE.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete the consent; not when a job used it.")] = False,
+) -> None:
+    """Show the consent of a dataset's speaker, or record it in place of the one before."""
+    found = session.client.find_dataset(dataset)
+    wanted = _consent(consent_speaker, consent_statement, consent_date, consent_file)
+    if [wanted is None, document is None, not remove].count(False) > 1:
+        raise UsageError("record a consent, write its document, or remove it: one at a time")
+    if remove:
+        session.client.delete_consent(found.id)
+    elif document is not None:
+        document.write_bytes(session.client.consent_document(found.id))
+    elif wanted is not None:
+        found = session.client.set_consent(found.id, wanted, consent_file)
+    found = session.client.dataset(found.id)
+    session.output.result(found, f"{found.id}  {found.name}\n{_consent_text(found)}")
+
+
+def _consent_text(dataset: DatasetPublic) -> str:
+    given = dataset.consent
+    if given is None:
+        return "consent   none; record it with: rvc-train dataset consent"
+    document = f", document {given.document.name}" if given.document else ""
+    return f"consent   {given.speaker}, {given.date}{document}: {' '.join(given.statement.split())}"
 
 
 def _show_made(session: Session, dataset: DatasetPublic, content: str) -> None:
@@ -218,6 +289,7 @@ def _described(dataset: DatasetPublic, report: DatasetReport | None) -> str:
         *use,
         f"size      {size(dataset.size)}",
         f"sha256    {dataset.sha256}",
+        *([_consent_text(dataset)] if dataset.consent else []),
         *(f"note      {note}" for note in dataset.notes),
     ]
     return "\n".join(lines)

@@ -188,6 +188,7 @@ def show(session: Session, job: JobArgument) -> None:
         *([f"starts in  {span(found.starts_in)}"] if found.starts_in else []),
         *([f"retry of   {found.retry_of}, from the {found.retry_from}"] if found.retry_of else []),
         *([f"start      {_start_text(found.start_from)}"] if found.start_from else []),
+        *([f"consent    {found.consent.speaker}, {found.consent.date}"] if found.consent else []),
         *([f"labels     {', '.join(f'{k}={v}' for k, v in found.labels.items())}"] if found.labels else []),
         *(f"file       {file.name}  {size(file.size)}  sha256 {file.sha256}" for file in files),
         *([f"error      {found.error.code}: {found.error.message}"] if found.error else []),
@@ -212,17 +213,20 @@ def download(
     folder: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the files.")] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Replace other files of the same names.")] = False,
 ) -> None:
-    """Download the voice and its index; an interrupted download resumes. Other files of their names stay."""
+    """Download the voice, its index and its card; an interrupted download resumes. Other files of their names stay."""
     found = session.client.find_job(job)
     files = session.client.artifacts(found.id)
     if not files:
         raise UsageError(f"the job {found.id} has no files yet; it is {found.status}")
+    cards = [file for file in files if file.kind == "card"]  # whose names all jobs' cards have
+    files = [file for file in files if file.kind != "card"]
     paths = free_paths(folder, files, replace=force)
     if paths[0].name != storable(files[0].name):
         session.output.warning(
             f"{folder} has other files of these names, which stay: the new ones are {paths[0].name} and so on; replace "
             "them with --force"
         )
+    files, paths = [*files, *cards], [*paths, *free_paths(folder, cards, replace=force)]
     with session.output.transfer_bar() as bar:
         for file, path in zip(files, paths, strict=True):
             report_progress = partial(_show_transfer, bar, bar.add_task(file.name, total=file.size))

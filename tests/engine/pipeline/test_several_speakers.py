@@ -60,7 +60,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def artifacts(events: list[Event]) -> dict[str, str]:
-    return {event.name: event.kind for event in events if isinstance(event, ArtifactReady)}
+    found = {event.name: event.kind for event in events if isinstance(event, ArtifactReady)}
+    return {name: kind for name, kind in found.items() if kind != "card"}
 
 
 def states(events: list[Event]) -> dict[str, str]:

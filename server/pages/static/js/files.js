@@ -6,7 +6,7 @@ import { attempt, copy, notify } from "./shell.js";
 import { has, size, t } from "./words.js";
 
 /** Order of the kinds in the table. */
-const KINDS = ["best", "voice", "index", "speaker_index", "report"];
+const KINDS = ["best", "voice", "index", "speaker_index", "card", "report"];
 
 export async function loadFiles(base) {
   const files = await all(`${base}/artifacts`);

@@ -3,6 +3,7 @@
 import { all, get, retryUnreachable, post, ApiError, remove, withQuery } from "./api.js";
 import { at, byId, h, keyed } from "./dom.js";
 import { Choices } from "./new/choices.js";
+import { ConsentForm } from "./new/consent.js";
 import { Draft } from "./new/draft.js";
 import { about, forgetEstimate, showEstimate } from "./new/estimate.js";
 import { proposedName, sameName } from "./new/names.js";
@@ -24,6 +25,7 @@ const query = new URLSearchParams(location.search);
 const [purpose, other] = ["retry", "clone", "start"].map((name) => [name, query.get(name)]).find(([, id]) => id) ?? [null, null];
 const draft = new Draft(form, settings, purpose === null ? "" : purpose === "clone" ? other : `${purpose}=${other}`);
 const needs = new Needs({ ask: () => estimate(), avoid: () => { choices.select("where", "here"); changed(); } });
+const consent = new ConsentForm(() => { dataset = { ...dataset, consent: consent.dataset.consent }; changed(); });
 /** Whether the name was typed; else it follows the recordings. */
 let isNameOwn = false;
 let isValid = true;
@@ -161,6 +163,7 @@ async function use(found) {
   byId("chosen").replaceChildren(t("new.chosen", { name: found.name }), " ", found.derived_from && !retryOf
     ? h("button", { type: "button", onclick: () => attempt(async () => use(await get(`/v1/datasets/${found.derived_from}`))) }, t("new.put_back")) : "");
   byId("drop").classList.add("small");
+  consent.show(found);
   save();
   const { id } = found;
   for (;;) {
@@ -313,7 +316,12 @@ function ready() {
   const isReady = hasAll && begin.isComplete;
   byId("submit").disabled = !isReady || !isValid;
   byId("submit-help").hidden = isReady;
-  const missing = dataset && isUnderWay(dataset) ? "wait" : hasAll ? "start" : "help";
+  const isConsentMissing = isReady && consent.isMissing;
+  if (isConsentMissing) {
+    byId("submit").disabled = true;
+    byId("submit-help").hidden = false;
+  }
+  const missing = isConsentMissing ? "consent" : dataset && isUnderWay(dataset) ? "wait" : hasAll ? "start" : "help";
   byId("submit-help").textContent = t(`new.submit_${missing}`);
 }
 
@@ -422,6 +430,7 @@ async function start() {
   }
   startSending();
   attempt(loadRules);
+  await consent.start();
   attempt(showUnfinished);
   await settings.start();
   choices.present = new Set((await all("/v1/weights")).filter((one) => one.is_present).map((one) => one.id));
