@@ -45,6 +45,8 @@ function show() {
   byId("again").href = at(`/new?clone=${(current ?? newest).job_id}`);
   byId("start-here").hidden = !mayChange || !(current ?? newest).epoch;
   byId("start-here").href = at(`/new?start=${(current ?? newest).job_id}`);
+  byId("bundle").href = at(sub("/bundle.zip"));
+  byId("bundle-dataset").href = at(sub("/bundle.zip", { dataset: "true" }));
   about.show(voice);
   showFacts();
   showVersions();

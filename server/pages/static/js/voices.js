@@ -7,6 +7,7 @@ import { at, byId, h, keyed, setText } from "./dom.js";
 import { listenButton } from "./listening.js";
 import { QueueOrder } from "./queue_order.js";
 import { may } from "./shell.js";
+import { startTakingIn } from "./take_in.js";
 import { factsOf, pageOf, VoiceInfos } from "./voice_infos.js";
 import { ago, count, duration, figure, number, percent, size, span, t } from "./words.js";
 
@@ -213,6 +214,7 @@ byId("more").addEventListener("click", () => {
   shown += 50;
   ticking.again();
 });
+startTakingIn();
 repeat(loadWorkers, () => 30);
 const counting = repeat(loadCounts, () => 10);
 const ticking = repeat(load, () => (jobs.some((job) => !isOver(job)) ? 2 : 10));
