@@ -43,7 +43,7 @@ function showFacts(voice, card) {
   byId("facts").replaceChildren(...facts.filter(([, value]) => value).map(([key, value]) =>
     h("div", {}, h("dt", {}, t(`shared.fact.${key}`)), h("dd", {}, value))));
   byId("notice").hidden = !voice.content_notice;
-  setText(byId("notice"), voice.content_notice ?? "");
+  setText(byId("notice"), t("job.content_notice", { encoder: voice.content }));
 }
 
 function showClips(clips) {
