@@ -1,4 +1,4 @@
-"""Routes of the browser pages: voices, one voice, one job, a new voice, the server, sign-in; and `/docs` for the API."""
+"""Routes of the pages: voices, one voice, one job, a new voice, the server, sign-in; and `/docs` for the API."""
 
 from collections.abc import Callable
 

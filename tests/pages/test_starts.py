@@ -1,4 +1,4 @@
-"""What a new voice starts from: base weights of one's own, brought to the server page, and the saves of earlier voices."""
+"""What a new voice starts from: base weights of one's own, brought to the server page, and saves of earlier voices."""
 
 import threading
 from collections.abc import Callable, Iterator
