@@ -35,7 +35,9 @@ OWNED_PARAMS: dict[str, tuple[str, Any, Any]] = {
     "webhook_id": ("webhook", Webhook.id, Webhook.owner),
 }
 """Path parameters of resources with an owner: kind, id column, owner column."""
-UNOWNED_PARAMS = frozenset({"code", "name", "weights_id", "worker_id", "token_id", "delivery_id", "owner", "number"})
+UNOWNED_PARAMS = frozenset(
+    {"code", "name", "secret", "weights_id", "worker_id", "token_id", "delivery_id", "owner", "number"}
+)
 """Path parameters that need no ownership check."""
 
 

@@ -133,7 +133,7 @@ def lock_voice(session: Session, key: VoiceKey, job_id: str | None = None) -> No
     """
     if job_id is not None:
         session.exec(select(Job.number).where(Job.id == job_id).with_for_update(read=True, key_share=True))
-    advisory_lock(session, f"voice {key.name} of {key.owner}")
+    advisory_lock(session, f"voice-{key.owner}-{key.name}")
 
 
 def forget_version(session: Session, job: Job) -> None:

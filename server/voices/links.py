@@ -104,7 +104,7 @@ class LinkService:
         with read_session(self._engine) as session:
             row = session.exec(select(VoiceLink).where(*_of(key), VoiceLink.id == link_id)).first()
         if row is None:
-            raise NotFound(f"the voice {key.name!r} has no link {link_id}")
+            raise NotFound(f"there is no link {link_id}")
         return self._counted(row)
 
     def _counted(self, row: VoiceLink) -> VoiceLinkPublic:
@@ -118,7 +118,7 @@ class LinkService:
         with write_session(self._engine) as session:
             gone = sa.delete(VoiceLink).where(*_of(key), col(VoiceLink.id) == link_id)
             if not session.connection().execute(gone).rowcount:
-                raise NotFound(f"the voice {key.name!r} has no link {link_id}")
+                raise NotFound(f"there is no link {link_id}")
             record(session, "link.deleted", link_id, voice=key.name)
 
     def find(self, secret: str) -> Opened | None:

@@ -3,6 +3,9 @@
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -26,7 +29,7 @@ from rvc_train.schemas.jobs import JobCreate
 from server.database.engine import write_session
 from server.database.result_tables import Evaluation
 from server.results.evaluations import PreviewFiles
-from tests.server.conftest import Running, wait_until
+from tests.server.conftest import USUAL_TOKEN, Running, wait_until
 from tests.server.conftest import zip_of as zipped
 
 CONFIG = {"width": 24, "pretrained": "none", "content": "whisper-tiny"}
@@ -332,3 +335,37 @@ def test_only_a_version_that_succeeded_is_bundled(
     servers[0].bench.job(name="carl")
     assert first.get("/v1/voices/carl/bundle.zip").status_code == 409
     assert first.get("/v1/voices/dora/bundle.zip").status_code == 404
+
+
+def cli(server: Running, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"RVC_TRAIN_SERVER": server.url, "RVC_TRAIN_TOKEN": USUAL_TOKEN, "LANG": "C.UTF-8"}
+    command = [sys.executable, "-m", "rvc_train", "voices", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_the_command_line_lists_shows_sets_shares_moves_and_deletes_voices(
+    servers: tuple[Running, Running], trained: str, tmp_path: Path
+) -> None:
+    first, second = servers
+    bundle = tmp_path / "moved.zip"
+    exported = cli(first, "export", "anna", "-o", str(bundle), "--dataset", "--job", trained)
+    assert exported.returncode == 0, exported.stderr
+    assert "exists already" in cli(first, "export", "anna", "-o", str(bundle)).stderr
+    taken = cli(second, "import", str(bundle), "--name", "greta")
+    assert taken.returncode == 0, taken.stderr
+    assert "greta: version 1" in taken.stdout
+    assert "greta" in cli(second, "list", "--search", "gret").stdout
+    shown = cli(second, "show", "greta")
+    assert "the current version is 1, the newest" in shown.stdout
+    assert "0.50" in shown.stdout
+    chosen = cli(second, "set", "greta", "--current", "1", "--notes", "mine", "--label", "kind=song")
+    assert "as you chose" in chosen.stdout, chosen.stderr
+    assert "has no version '7'; it has 1" in cli(second, "set", "greta", "--current", "7").stderr
+    made = json.loads(cli(second, "share", "greta", "--expires", "2d", "--listen-only", "--json").stdout)
+    assert httpx.get(f"{second.url}/v1/shared/{made['secret']}").json()["files"] == []
+    assert made["begins"] in cli(second, "links", "greta").stdout
+    assert "is not a time" in cli(second, "share", "greta", "--expires", "soon").stderr
+    assert cli(second, "unshare", "greta", made["id"]).returncode == 0
+    assert httpx.get(f"{second.url}/v1/shared/{made['secret']}").status_code == 404
+    assert cli(second, "delete", "greta", "--yes").returncode == 0
+    assert cli(second, "show", "greta").returncode != 0
