@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ PIXELS_PER_BAND = 2
 RANGE = 8.0
 """Nepers between the darkest and the brightest colour: 70 dB."""
 _FRAMES_PER_SECOND = 100
-_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 16, 22, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 16, 10, 24
 """Margins of a panel in pixels, for its labels."""
 _TICKS_HZ = (250, 1000, 2000, 4000, 8000, 16_000)
 _INK = (40, 40, 40)
@@ -38,36 +37,30 @@ _COLOURS = np.array(
 )
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One log-mel with its title."""
+def plot_mels(mels: Sequence[NDArray[np.float32]], sample_rate: int) -> bytes:
+    """Draw log-mels, each (n_mels, T) of natural logarithms, as the panels of a PNG.
 
-    title: str
-    mel: NDArray[np.float32]
-    """(n_mels, T), natural logarithm."""
-
-
-def plot_mels(panels: Sequence[Panel], sample_rate: int) -> bytes:
-    """Draw the panels as a PNG, all with the colour scale of the first, so that equal colours are equal levels."""
-    brightest = float(np.percentile(panels[0].mel, 99.9))
-    heights = [panel.mel.shape[0] * PIXELS_PER_BAND + _TOP + _BOTTOM for panel in panels]
-    width = max(panel.mel.shape[1] for panel in panels) * PIXELS_PER_FRAME + _LEFT + _RIGHT
+    All have the colour scale of the first, so that equal colours are equal levels. Panels have no titles, which
+    would be of one language: their names are a matter of the caption.
+    """
+    brightest = float(np.percentile(mels[0], 99.9))
+    heights = [mel.shape[0] * PIXELS_PER_BAND + _TOP + _BOTTOM for mel in mels]
+    width = max(mel.shape[1] for mel in mels) * PIXELS_PER_FRAME + _LEFT + _RIGHT
     image = Image.new("RGB", (width, sum(heights)), _PAPER)
     top = 0
-    for panel, height in zip(panels, heights, strict=True):
-        _draw(image, top, panel, brightest, sample_rate)
+    for mel, height in zip(mels, heights, strict=True):
+        _draw(image, top, mel, brightest, sample_rate)
         top += height
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
-def _draw(image: Image.Image, top: int, panel: Panel, brightest: float, sample_rate: int) -> None:
+def _draw(image: Image.Image, top: int, mel: NDArray[np.float32], brightest: float, sample_rate: int) -> None:
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(_FONT_SIZE)
-    num_bands, num_frames = panel.mel.shape
+    num_bands, num_frames = mel.shape
     height = num_bands * PIXELS_PER_BAND
-    image.paste(_colorize(panel.mel, brightest), (_LEFT, top + _TOP))
-    draw.text((_LEFT, top + 4), panel.title, _INK, font)
+    image.paste(_colorize(mel, brightest), (_LEFT, top + _TOP))
     for hz, band in _ticks(sample_rate, num_bands):
         y = top + _TOP + height - PIXELS_PER_BAND * band
         draw.line((_LEFT - 4, y, _LEFT - 1, y), _INK)

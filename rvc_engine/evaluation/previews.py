@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from rvc_engine.evaluation.mel_plot import Panel, plot_mels
+from rvc_engine.evaluation.mel_plot import plot_mels
 from rvc_engine.workspace.atomic_files import write_atomically
 
 
@@ -43,8 +43,7 @@ def write_preview(
     if not preview.recording.is_file():
         write_atomically(preview.recording, _flac(recorded.wave, sample_rate))
     write_atomically(preview.audio, _flac(rendered.wave, sample_rate))
-    panels = [Panel("recording", recorded.mel), Panel(f"voice, epoch {epoch}, step {step}", rendered.mel)]
-    write_atomically(preview.picture, plot_mels(panels, sample_rate))
+    write_atomically(preview.picture, plot_mels([recorded.mel, rendered.mel], sample_rate))
     return preview
 
 

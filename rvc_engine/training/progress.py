@@ -43,7 +43,7 @@ class ProgressReporter:
             done,
             total,
             eta_seconds=eta,
-            epoch=min(progress.epoch, self._config.total_epochs),
+            epoch=min(progress.last_epoch, self._config.total_epochs),
             total_epochs=self._config.total_epochs,
             step=progress.step,
             total_steps=total_steps,

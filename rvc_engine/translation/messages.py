@@ -31,6 +31,10 @@ CLOSED = frozenset(["stage", "state"])
 LETTERS = re.compile("[A-Za-z]")
 SENTENCES = re.compile(r"(\n|; |\. Also, )")
 PARTS = re.compile(r"(\n|; |: |\. Also, |\. |, )")
+REMARK = re.compile(r" \([^()]+\)$")
+"""End of a text that may be a message of its own, such as " (and 2 more)" after the first of several errors."""
+ALTERNATIVES = re.compile("('[^']*', )*'[^']*' or '[^']*'")
+"""The values that an option may have, as pydantic lists them."""
 MAX_PARTS = 25
 """A text of more parts is a list of names, which is not searched for messages."""
 MAX_LENGTH = 5000
@@ -107,6 +111,8 @@ class Catalogue:
         whole = self.whole(text, is_sentence=True) if len(text) <= MAX_LENGTH else text
         if whole is not None:
             return whole
+        if (end := REMARK.search(text)) is not None and (remark := self.whole(end[0])) is not None:
+            return self.text(text[: end.start()]) + remark
         found = [self._joined(text, SENTENCES), self.whole(text) or text, self._joined(text, PARTS)]
         return min(found, key=lambda shown: len(LETTERS.findall(shown)))  # the one with the least English left
 
@@ -126,6 +132,8 @@ class Catalogue:
 
     def value(self, name: str, value: str) -> str:
         """Translation of a value: of a word by the name of its place, of a text with spaces as a message."""
+        if ALTERNATIVES.fullmatch(value):
+            return value.replace("' or '", "' 或 '")
         shown = self.texts.pgettext(name, value)
         return self.text(value) if shown == value and " " in value else shown
 

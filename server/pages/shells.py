@@ -25,6 +25,8 @@ from server.pages import catalogues
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
+DEFAULT_PORT = 8000
+"""Port of a server that commands ask without `--server`."""
 ADDRESS = "/assets"
 """URL path of the static files."""
 
@@ -88,6 +90,7 @@ class Pages:
             root=root,
             assets=f"{root}{ADDRESS}/{digest()}",
             code_pages=CODE_PAGES,
+            server_option=_server_option(request),
         )
         headers = {
             "Content-Security-Policy": policy(nonce),
@@ -96,6 +99,12 @@ class Pages:
             "Cache-Control": "no-cache",
         }
         return HTMLResponse(html, status, headers)
+
+
+def _server_option(request: Request) -> str:
+    """The option that a command needs on this machine to find the server; empty at the port where it looks by itself."""
+    _, port = request.scope.get("server") or ("", None)  # of the socket: a proxy's or a tunnel's port is another
+    return "" if port in {None, DEFAULT_PORT} else f" --server http://127.0.0.1:{port}"
 
 
 @cache

@@ -71,7 +71,9 @@ def test_the_first_up_on_a_desktop_opens_the_page_signed_in_and_every_other_one_
         answer = httpx.post(f"{local_station.url}/v1/session", json={"code": code[1]})
         assert answer.status_code == 204
     with up_on_a_terminal(local_station, **desktop) as wait_for:
-        assert LINK.search(wait_for("sign-in#code=[^\n]*\n"))
+        shown = wait_for("sign-in#code=[^\n]*\n")
+        assert LINK.search(shown)
+        assert '"event"' not in shown  # lines of the log for programs, which would soon hide the link
         assert len((tmp_path / "opened").read_text().splitlines()) == 1
 
 
@@ -83,7 +85,9 @@ def test_up_as_a_service_prints_no_link_and_the_client_finds_the_token(local_sta
             command, env=local_station.environment | {"DISPLAY": ":7"}, stdout=file, stderr=file, start_new_session=True
         )
     try:
-        local_station.wait_until(lambda: "rvc-train open" in log.read_text(), "server and worker", 60)
+        local_station.wait_until(
+            lambda: f"rvc-train open --server {local_station.url}" in log.read_text(), "server and worker", 60
+        )
         assert local_station.cli("jobs").returncode == 0
         shown = local_station.cli("token", "show").stdout.strip()
         headers = {"Authorization": f"Bearer {shown}"}

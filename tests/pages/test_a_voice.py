@@ -110,6 +110,24 @@ def test_runs_are_compared_by_scores_settings_and_curves_at_an_address_that_can_
     expect(table).to_be_hidden()
 
 
+def test_a_try_that_its_time_limit_ended_says_so_and_what_comes_next(house: Any, visit: Any) -> None:
+    station = house.station
+    station.follow_script(["progress", 2, 300], *station.MAKE_VOICE)
+    config = station.small.model_copy(update={"total_epochs": 300, "max_train_seconds": 600})
+    job = station.wait_for(station.submit(house.dataset, name="quick", config=config), "succeeded", "failed")
+    visitor = visit(station)
+    page = visitor.page
+    visitor.open(f"/jobs/{job.id}")
+    expect(page.locator("#timed")).to_contain_text("ended at its time limit of 10 min, after 2 epochs.")
+    expect(page.locator("#facts")).not_to_contain_text("300")  # where it would have ended without the limit
+    visitor.open(f"/jobs/{house.first.id}")
+    expect(page.locator("#facts")).to_contain_text("8 of 8")
+    expect(page.locator("#timed")).to_be_hidden()
+    visitor.open(f"/new?retry={job.id}")
+    expect(page.locator("#more")).to_contain_text("2 epochs are trained so far")
+    expect(page.locator("#zip-names-choice")).to_be_hidden()
+
+
 def test_progress_is_in_the_tab_and_a_pause_is_no_attempt(house: Any, visit: Any) -> None:
     station = house.station
     station.follow_script(["train", 400, 0.2, 100])

@@ -71,7 +71,10 @@ def test_a_newcomer_reaches_a_voice_on_a_machine_without_weights(house: Any, vis
     expect(page.locator("#needs")).to_contain_text("ContentVec and base voice v2 40k")
     expect(page.locator("#warnings")).not_to_contain_text("rvc-engine weights fetch")
     expect(page.locator("#estimate")).not_to_contain_text("GPU memory")
+    expect(page.locator("#estimate")).to_contain_text("10 min and preparation")  # a quick try, by its time limit
+    page.locator("input[name=effort][value=normal]").check()
     expect(page.locator("#estimate")).to_contain_text("can't tell yet")
+    page.locator("input[name=effort][value=try]").check()
     expect(page.locator("#submit")).to_have_text("Download and start training")
     page.locator("#submit").click()
     expect(page.locator("#status")).to_have_text("Downloading what is needed")
@@ -146,6 +149,12 @@ def test_a_wrong_setting_takes_the_estimate_away_and_the_button_leads_to_it(hous
     page.get_by_role("button", name="Use 32k").click()
     expect(page.locator("#settings [data-name=sample_rate] select")).to_have_value("32k")
     expect(page.locator("#needs")).to_contain_text("base voice v2 32k")
+    expect(page.locator("#differing")).to_contain_text("Sample rate: 32k")
+    page.reload()
+    expect(page.locator("#findings")).to_contain_text("✓ Use 32k", timeout=SLOW)
+    page.locator("input[name=where][value=here]").check()
+    expect(page.locator("#warnings")).to_contain_text("only rvc-engine convert converts correctly with it.")
+    expect(page.locator("#warnings")).not_to_contain_text("content=contentvec")  # how command lines are told
     page.get_by_label("Name of the voice").fill("a\x07b")
     expect(page.locator("#name-fault")).to_be_visible()
     expect(page.locator("#submit")).to_be_disabled()

@@ -90,7 +90,7 @@ def test_several_zips_beside_a_file_are_taken_each_with_its_names(new_voice: Pag
     expect(page.locator("#files-list tr", has_text="chinese/张三/录音.wav")).to_have_count(1)
     expect(page.locator("#findings")).to_contain_text("names in 'chinese' were read as GBK")
 
-    page.locator("summary", has_text="Names in zips").click()
+    page.locator("summary", has_text="File names from a zip").click()
     page.locator("#zip-names").select_option("cp1255")
     page.locator("#choose-files").set_input_files([tmp_path / "hebrew.zip"])
     expect(page.locator("#files-list tr", has_text="משה/דוד.wav")).to_have_count(1, timeout=SLOW)
@@ -109,7 +109,7 @@ def test_what_is_no_recording_is_named_and_not_sent_and_any_other_name_is_taken(
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"x")
     page.locator("#choose-folder").set_input_files(folder)
-    expect(page.locator("#left-out-title")).to_have_text("Left out, as they are no recordings: 4")
+    expect(page.locator("#left-out-title")).to_have_text("Left out, as they are not recordings: 4")
     expect(page.locator("#left-out-list")).to_contain_text("lines/notes.txt: a text, a document or subtitles")
     expect(page.locator("#left-out-list")).to_contain_text("lines/.git/: a hidden folder")
     expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
@@ -242,6 +242,8 @@ def test_recordings_are_played_and_copies_and_bad_ones_left_out_and_put_back(
     expect(page.locator("#findings")).not_to_contain_text("Duplicate recordings")
     expect(page.locator("#files-list tr", has_text="copy of a.flac")).to_contain_text("left out by you")
     page.get_by_role("checkbox", name="Leave out lena/c.aiff").check()
+    expect(page.locator("#submit")).to_be_disabled()  # it would be trained on
+    expect(page.locator("#submit-help")).to_contain_text("1 recording is marked but still in")
     page.get_by_role("button", name="Leave out 1 recording").click()
     expect(page.locator("#measures")).to_contain_text("2 / 2", timeout=SLOW)
     expect(page.locator("#submit")).to_be_enabled()

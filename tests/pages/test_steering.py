@@ -1,6 +1,7 @@
 """Voices steered from the page while they are made: nothing needs a reload, and a restarting server is waited for."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import expect
@@ -85,6 +86,26 @@ def test_a_failed_job_says_first_why_and_what_to_do_and_is_tried_again(
     page.locator("#facts").get_by_role("link", name="bella").click()
     expect(page).to_have_url(re.compile(job.id))
     expect(page.locator("#facts")).to_contain_text("Continued as")
+
+
+def test_a_slow_start_says_so_and_weights_that_are_missing_are_a_press_away(
+    open_house: Any, visit: Any, recording: Any, tmp_path: Path
+) -> None:
+    going = tmp_path / "going"
+    open_house.follow_script(
+        ["wait_for_file", str(going)], ["stage", "slice", 0.1], ["fail", "missing_weights", "no hubert/model.bin"]
+    )
+    job = open_house.submit(open_house.upload(recording), name="carla", max_attempts=1)
+    visitor = visit(open_house)
+    page = visitor.page
+    visitor.open(f"/jobs/{job.id}")
+    expect(page.locator("#facts")).to_contain_text("the training program is starting")
+    going.touch()
+    expect(page.locator("#failure")).to_contain_text("“Copy settings”")
+    expect(page.locator("#facts")).not_to_contain_text("is starting")
+    page.locator("#failure").get_by_role("link", name="Weights on the Server page").click()
+    expect(page).to_have_url(re.compile("/server#weights"))
+    expect(page.get_by_role("heading", name="Weights", exact=True)).to_be_in_viewport()
 
 
 def test_two_browsers_see_each_others_deeds_and_each_owner_only_their_own(

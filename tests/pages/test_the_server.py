@@ -220,6 +220,8 @@ def test_weights_are_fetched_by_a_press_and_a_hub_without_them_is_told(house: An
     visitor.open("/server")
     line = visitor.page.locator("#weights-list li").filter(has_text="rmvpe")
     expect(line).to_contain_text("missing")
+    for weights, name in (("hubert", "ContentVec"), ("pretrained-v2-40k", "base voice v2 40k")):  # as New voice says
+        expect(visitor.page.locator("#weights-list li").filter(has_text=weights)).to_contain_text(name)
     line.get_by_role("button", name="Download rmvpe").click()
     expect(line.locator(".fault")).to_contain_text("download failed", timeout=30_000)
 

@@ -108,3 +108,4 @@ def test_several_are_chosen_and_paused_cancelled_and_deleted_at_once(house: Any,
     page.locator("#bulk").get_by_role("button", name="Delete").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     expect(page.locator(".voice")).to_have_count(0)
+    expect(page.locator("#count-all")).to_have_text("0", timeout=5000)  # at once: they are asked for every 10 s

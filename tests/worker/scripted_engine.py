@@ -127,6 +127,11 @@ class Engine:
                 self.save(checkpoint)
         self.send(StageChanged(stage="train", state="finished", seconds=total_steps * step_seconds))
 
+    def progress(self, step: int, total_steps: int) -> None:
+        """Training that has come so far, where a time limit ends it."""
+        far = {"step": step, "total_steps": total_steps, "epoch": step, "total_epochs": total_steps}
+        self.send(Progress(stage="train", stage_progress=1.0, progress=1.0, **far))
+
     def save(self, checkpoint: Path) -> None:
         content = json.dumps({"step": self.step}).encode()
         write_atomically(checkpoint, content)

@@ -1,6 +1,7 @@
 """`rvc-train up`: a server and workers on this machine, until Ctrl-C."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -16,13 +17,14 @@ from rich.text import Text
 from rvc_engine.environment.disks import synchronised_text, synchronising_program
 from rvc_engine.environment.processes import on_stop_signals
 from rvc_engine.translation.characters import has_every_character
+from rvc_engine.translation.messages import translated
 from rvc_train.cli.browser import has_display, open_browser, qr_code, shared_address, sign_in_link
 from rvc_train.cli.commands.setup import DataOption, prepare
 from rvc_train.cli.data_folders import default_data_folder, is_data_folder, last_data_folder, remember_data_folder
 from rvc_train.cli.output import Output
 from rvc_train.cli.services import Services
 from rvc_train.cli.session import CommandContext, OutputCommand
-from rvc_train.cli.settings import TOKEN_VARIABLE
+from rvc_train.cli.settings import DEFAULT_SERVER, TOKEN_VARIABLE
 from rvc_train.client import Client, connect
 from rvc_train.errors import ClientError, UsageError
 from rvc_train.http.authorization import recorded_token
@@ -31,6 +33,8 @@ from rvc_train.schemas.jobs import JobStatus
 
 DEVICE = re.compile(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
 MOST_COUNTED = 2000
+MARKS = frozenset({"level", "logger", "timestamp", "request_id"})
+"""Fields of a log line for programs that read it."""
 COLOURS = {"server": "cyan", "worker": "magenta"}
 
 
@@ -149,7 +153,12 @@ def print_sign_in(output: Output, services: Services, *, may_open: bool) -> None
             f"`rvc-train token show --server {services.url}` prints"
         )
     if not sys.stdout.isatty():  # a link has a code, which belongs in no log
-        output.note("sign in to the page with `rvc-train open`")
+        is_found = services.url == DEFAULT_SERVER  # by `open` without an option
+        output.note(
+            "sign in to the page with `rvc-train open`"
+            if is_found
+            else f"sign in to the page with `rvc-train open --server {services.url}`"
+        )
         if shared is not None:
             output.note(f"the page for other devices is at {shared}")
         return
@@ -171,8 +180,32 @@ def print_sign_in(output: Output, services: Services, *, may_open: bool) -> None
 
 
 def relay(output: Output, name: str, line: str) -> None:
-    """Print a line of a service on standard error, with the service's name in front."""
+    """Print a line of a service on standard error, its name in front; on a terminal as people read it."""
+    if output.errors.is_terminal:
+        shown = in_words(line)
+        if shown is None:
+            return
+        line = shown
     output.errors.print(Text.assemble((f"{name:<6} │ ", COLOURS.get(name.partition(" ")[0], "")), Text.from_ansi(line)))
+
+
+def in_words(line: str) -> str | None:
+    """A line of the server's log, which is JSON, as people read it; None for its routine, such as answered requests.
+
+    The page alone sends a request every two seconds: in a minute the link that signs in would be out of sight.
+    """
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(entry, dict) or "event" not in entry:
+        return line
+    event, level = str(entry.pop("event")), entry.get("level", "info")
+    is_of_routine = event == "request" or str(entry.get("logger")).startswith("uvicorn")
+    if level in {"debug", "info"} and is_of_routine and entry.get("status", 0) < 500:
+        return None
+    details = [f"{name}={value}" for name, value in entry.items() if name not in MARKS]
+    return "  ".join([translated(event) if level == "info" else f"{level}: {translated(event)}", *details])
 
 
 def _is_stopped() -> bool:

@@ -1,5 +1,6 @@
 """Server and worker as children of `rvc-train up`."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,9 +8,29 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
+from rvc_train.cli.commands.up import in_words
 from rvc_train.cli.services import free_port
 from rvc_train.client import Client, connect
+
+REQUEST = {"event": "request", "level": "info", "method": "GET", "path": "/v1/jobs", "ms": 3.1, "request_id": "01"}
+WARNING = {"event": "the disk is nearly full", "level": "warning", "logger": "server.app", "timestamp": "2026", "gb": 3}
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (json.dumps(REQUEST | {"status": 304}), None),  # the page asks every two seconds
+        (json.dumps(REQUEST | {"status": 500}), "request  method=GET  path=/v1/jobs  ms=3.1  status=500"),
+        (json.dumps({"event": "Started server process [7]", "level": "info", "logger": "uvicorn.error"}), None),
+        (json.dumps(WARNING), "warning: the disk is nearly full  gb=3"),
+        ("Traceback (most recent call last):", "Traceback (most recent call last):"),
+        ("[1, 2]", "[1, 2]"),
+    ],
+)
+def test_on_a_terminal_the_servers_log_is_text_without_its_routine(line: str, shown: str | None) -> None:
+    assert in_words(line) == shown
 
 
 def started(port: int, token: str, up: subprocess.Popen[bytes], log: Path) -> list[psutil.Process]:

@@ -88,6 +88,8 @@ def test_progress_by_the_clock_knows_of_the_least_number_of_steps(make: Make, mo
     _, events = make(max_train_seconds=0.01, total_epochs=1000)
     found = [event for event in events if isinstance(event, Progress) and event.stage == "train"]
     assert [event.step for event in found] == list(range(1, 9))
+    epochs = {event.step: event.epoch for event in events if isinstance(event, Metric)}
+    assert [event.epoch for event in found] == [epochs[event.step] for event in found]  # not yet the next one
     assert [round(event.stage_progress, 3) for event in found] == [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 0.999]
     assert all(event.eta_seconds and event.eta_seconds > 0 for event in found[:-1])
 

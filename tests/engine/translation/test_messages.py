@@ -41,6 +41,11 @@ def chinese(monkeypatch: pytest.MonkeyPatch):
         ),
         ("a.wav: left out: it cannot be opened: Permission denied", "a.wav：未使用：无法打开：没有权限"),
         ("-bs: give a number of clips from 1 to 256, or auto", "-bs：请写 1 到 256 之间的片段数，或 auto"),
+        ("/name: Field required (and 2 more)", "/name：必须填写（另有 2 处）"),
+        (
+            "/config/version: Input should be 'v1' or 'v2' (and 1 more)",
+            "/config/version：应为 'v1' 或 'v2'（另有 1 处）",
+        ),
         ("there is no job train; list all with: rvc-train jobs", "没有任务 train；列出全部：rvc-train jobs"),
     ],
 )
@@ -48,7 +53,9 @@ def test_a_message_is_translated_with_those_inside_and_beside_it(chinese, messag
     assert translated(message) == translation
 
 
-@pytest.mark.parametrize("text", ["", "hello world: a, b; c", "anna", "{name}", "train", "/home/anna/is a folder"])
+@pytest.mark.parametrize(
+    "text", ["", "hello world: a, b; c", "anna", "Anna (two of them)", "{name}", "train", "/home/anna/is a folder"]
+)
 def test_a_text_that_is_no_message_stays_as_it_is(chinese, text: str) -> None:
     assert translated(text) == text
 

@@ -10,6 +10,8 @@ const ORDER = [
   "eval/mel", "eval/f0_cents", "eval/voicing", "eval/similarity", "eval/mel_posterior", "speed/clips_per_second",
 ];
 const MOST_POINTS = 1200;
+/** Steps between two ticks: there is no half step. */
+const WHOLE = Array.from({ length: 9 }, (_, n) => [1, 2, 5].map((one) => one * 10 ** n)).flat();
 /** Curves that help nobody to judge a voice. */
 const LEFT_OUT = ["speed/machine_share"];
 const COLOURS = ["--accent", "#2f7fc1", "#2f9e5b", "#a855b5", "#b58900"];
@@ -162,7 +164,7 @@ export class Curves {
       legend: { show: false },
       scales: { x: { time: false, auto: false }, y: { auto: false } },
       axes: [
-        { ...axis, size: 26, values: (_, ticks) => marks(ticks) },
+        { ...axis, size: 26, incrs: WHOLE, values: (_, ticks) => marks(ticks) },
         { ...axis, size: 60, values: (_, ticks) => marks(ticks) },
       ],
       series: [{}, ...lines],

@@ -79,7 +79,11 @@ function showFailure() {
     setText(byId("failure-title"), has(`failure.${code}`) ? t("job.failed_by", { what: t(`failure.${code}`) }) : t("job.failed"));
     setText(byId("failure-message"), message);
     setText(byId("failure-advice"), has(`advice.${code}`) ? t(`advice.${code}`) : code);
+    byId("failure-weights").hidden = code !== "missing_weights";
   }
+  const isShort = job.status === "succeeded" && job.config.max_train_seconds != null && job.step < job.total_steps;
+  byId("timed").hidden = !isShort;
+  setText(byId("timed"), isShort ? t("job.timed", { time: duration(job.config.max_train_seconds), epochs: count("job.epochs", job.epoch) }) : "");
   byId("recordings-deleted").hidden = !job.dataset_deleted || !isOver(job);
   byId("notice").hidden = !job.content_notice || ["failed", "cancelled"].includes(job.status);
   const isOwn = job.config.content === "whisper-tiny" || job.config.content === "local"; // for SPIN the server has a longer warning
@@ -117,12 +121,14 @@ const numRetries = () => Math.max(0, job.failures - (job.status === "failed" ? 1
 function describe() {
   const of = (n, total) => t("job.fact.of", { n: number(n), total: number(total) });
   const isRunning = job.status === "running";
+  const isTimed = job.config.max_train_seconds != null; // it will hardly reach its last epoch
   return [
     ["queue", job.queue_position && t("voices.position", { n: job.queue_position })],
+    ["now", isRunning && !job.stage ? t("job.starting") : null],
     ["starts", job.starts_in && span(job.starts_in)],
     ["left", isRunning && job.eta_seconds != null ? duration(job.eta_seconds) : null],
-    ["epoch", job.epoch && of(job.epoch, job.total_epochs)],
-    ["step", job.step && (job.total_steps ? of(job.step, job.total_steps) : number(job.step))],
+    ["epoch", job.epoch && (isTimed ? number(job.epoch) : of(job.epoch, job.total_epochs))],
+    ["step", job.step && (job.total_steps && !isTimed ? of(job.step, job.total_steps) : number(job.step))],
     ["speed", job.step_seconds && t("job.fact.step_seconds", { time: `${figure(job.step_seconds)} s` })],
     ["samples", isRunning && job.losses["speed/clips_per_second"] ? figure(job.losses["speed/clips_per_second"]) : null],
     ["tried", numRetries() ? count("job.tried_again", numRetries()) : null],

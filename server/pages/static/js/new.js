@@ -10,6 +10,7 @@ import { proposedName, sameName } from "./new/names.js";
 import { Needs } from "./new/needs.js";
 import { admit, chosen, collected, forgetBegun, isBegun, numBegun, UploadBody, same, Sending } from "./new/sending.js";
 import { loadRules, recordingsAmong } from "./new/file_rules.js";
+import { waitForMarked } from "./new/recordings.js";
 import { isUnderWay, showReport } from "./new/report.js";
 import { Settings } from "./new/settings.js";
 import { Start } from "./new/start.js";
@@ -167,7 +168,7 @@ async function use(found) {
   save();
   const { id } = found;
   for (;;) {
-    report = await retryUnreachable(() => showReport(dataset, retryOf ? null : advise, retryOf ? null : use));
+    report = await retryUnreachable(() => showReport(dataset, retryOf ? null : advices, retryOf ? null : use));
     ready();
     if (dataset.id !== id || !isUnderWay(dataset)) break;
     await new Promise((resolve) => { setTimeout(resolve, 700); });
@@ -179,12 +180,15 @@ async function use(found) {
   estimateSoon();
 }
 
-/** Apply an advice of the report. */
-function advise(advice) {
-  if (advice === "folders") choices.select("people", "folders");
-  else settings.set("sample_rate", advice);
-  changed();
-}
+/** The advices of the report: a sample rate, or a voice for each folder. */
+const advices = {
+  isTaken: (advice) => (advice === "folders" ? form.elements.people.value === "folders" : settings.config.sample_rate === advice),
+  take(advice) {
+    if (advice === "folders") choices.select("people", "folders");
+    else settings.set("sample_rate", advice);
+    changed();
+  },
+};
 
 /** A reload, or Back from another page, finds the recordings again. */
 function keepInAddress(id) {
@@ -261,7 +265,7 @@ async function estimate() {
     if (mine !== asked) return;
     isValid = true;
     blame(null);
-    showEstimate(found, { known: new Set(report?.warnings), hurry: () => { choices.select("effort", "try"); changed(); } });
+    showEstimate(found, { config: settings.config, known: new Set(report?.warnings), hurry: retryOf ? null : () => { choices.select("effort", "try"); changed(); } }); // more epochs are chosen by number
     await needs.show(found.missing_weights);
     showSubmit();
     await showSameName(name);
@@ -323,6 +327,7 @@ function ready() {
   }
   const missing = isConsentMissing ? "consent" : dataset && isUnderWay(dataset) ? "wait" : hasAll ? "start" : "help";
   byId("submit-help").textContent = t(`new.submit_${missing}`);
+  if (isReady && !isConsentMissing) waitForMarked();
 }
 
 form.addEventListener("submit", async (event) => {
@@ -370,7 +375,7 @@ async function takeOver() {
     retryOf = job;
     choices.goOnFrom(job);
     for (const name of ["name", "priority", "labels"]) form.elements[name].disabled = true; // a retry keeps them
-    for (const id of ["drop", "known", "unfinished"]) byId(id).hidden = true;
+    for (const id of ["drop", "zip-names-choice", "known", "unfinished"]) byId(id).hidden = true;
   }
   settings.take(job.config, choices.governed);
   byId("about").hidden = false;
@@ -449,6 +454,7 @@ async function start() {
     draft.close();
     location.assign(purpose === null ? at("/new") : location.href);
   });
+  byId("files-list").addEventListener("change", ready);
   byId("known").addEventListener("toggle", () => byId("known").open && attempt(showKnown));
   byId("known-search").addEventListener("input", () => attempt(showKnown));
   await takeOver();

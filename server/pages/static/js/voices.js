@@ -29,7 +29,7 @@ let jobs = [];
 let mayChange = false;
 const infos = new VoiceInfos();
 
-const bulk = new Bulk(() => jobs, () => ticking.again());
+const bulk = new Bulk(() => jobs, () => renew());
 const order = new QueueOrder(list, () => jobs.filter((job) => job.status === "queued"), () => ticking.again());
 
 // --- the filter, which the address keeps
@@ -169,7 +169,7 @@ function update(item, job) {
   const bar = item.querySelector("progress");
   bar.hidden = isOver(job) || isWaiting(job) || job.status === "queued" || (job.status === "validating" && job.weights_progress === null);
   bar.value = job.weights_progress ?? job.progress;
-  showActions(item.querySelector(".actions"), job, () => ticking.again());
+  showActions(item.querySelector(".actions"), job, () => renew());
 }
 
 /** Whether the job was paused before it began. */
@@ -184,30 +184,38 @@ function describe(job) {
   }
   if (isOver(job)) {
     const facts = [t("voices.ended", { time: ago(job.finished_at) })];
-    if (job.epoch) facts.push(t("voices.epoch", { epoch: job.epoch, total: job.total_epochs }));
+    if (job.epoch) facts.push(epochOf(job));
     if (job.losses["loss/mel"] != null) facts.push(`mel ${figure(job.losses["loss/mel"])}`);
     if (job.disk_bytes) facts.push(t("voices.disk", { size: size(job.disk_bytes) }));
     return facts;
   }
   if (job.weights_progress !== null) return [percent(job.weights_progress), t("voices.submitted", { time: ago(job.created_at) })];
   const facts = [job.stage ? `${t(`stage.${job.stage}`)} ${percent(job.progress)}` : t(isWaiting(job) ? "voices.submitted" : "voices.preparing", { time: ago(job.created_at) })];
-  if (job.stage === "train" && job.epoch) facts.push(t("voices.epoch", { epoch: job.epoch, total: job.total_epochs }));
+  if (job.stage === "train" && job.epoch) facts.push(epochOf(job));
   if (job.eta_seconds != null && job.status === "running") facts.push(t("voices.left", { time: duration(job.eta_seconds) }));
   if (job.losses["loss/mel"] != null) facts.push(`mel ${figure(job.losses["loss/mel"])}`);
   if (job.worker_id && workers.has(job.worker_id)) facts.push(t("voices.on", { worker: workers.get(job.worker_id) }));
   return facts;
 }
 
+/** How far training is: with a time limit, which comes before the last epoch, without their number. */
+const epochOf = (job) => (job.config.max_train_seconds == null ? t("voices.epoch", { epoch: job.epoch, total: job.total_epochs }) : count("job.epochs", job.epoch));
+
 const workers = new Map();
 async function loadWorkers() {
   for (const worker of await all("/v1/workers")) workers.set(worker.id, worker.name);
 }
 
+/** Load the list and its numbers at once. */
+function renew() {
+  ticking.again();
+  counting.again();
+}
+
 form.addEventListener("input", () => {
   shown = PAGE;
   keepFilter();
-  ticking.again();
-  counting.again();
+  renew();
 });
 form.addEventListener("submit", (event) => event.preventDefault());
 byId("more").addEventListener("click", () => {

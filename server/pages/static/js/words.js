@@ -42,11 +42,17 @@ export function marks(ticks) {
 export const percent = (share, digits = 0) =>
   new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: digits }).format(share);
 
+/** Names in a row: "ContentVec, RMVPE and FCPE"; beside Chinese characters Latin ones stand apart, unlike those of `Intl.ListFormat`. */
+export function list(names) {
+  const row = names.length < 2 ? names.join("") : names.slice(0, -1).join(t("page.comma")) + t("page.and") + names.at(-1);
+  return row.replace(/(?<=\p{sc=Han})(?=[\p{sc=Latin}\d])|(?<=[\p{sc=Latin}\d])(?=\p{sc=Han})/gu, " ");
+}
+
 /** Bytes, in units of 1000. */
 export function size(bytes) {
   const units = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
   const place = bytes > 0 ? Math.min(Math.floor(Math.log10(bytes) / 3), 4) : 0;
-  const options = { style: "unit", unit: units[place], unitDisplay: "short", maximumFractionDigits: place > 1 ? 1 : 0 };
+  const options = { style: "unit", unit: units[place], unitDisplay: place ? "short" : "long", maximumFractionDigits: place > 1 ? 1 : 0 }; // short has no plural: "2 byte"
   return new Intl.NumberFormat(language, options).format(bytes / 1000 ** place);
 }
 
@@ -69,6 +75,9 @@ function unit(value, name, maximumFractionDigits = 0) {
 /** A time below a minute, to the hundredth: "0.28 sec". */
 export const seconds = (value) => unit(value, "second", 2);
 
+/** The length of a recording; of a short one to the tenth: "5.5 sec". */
+export const lengthOf = (value) => (value < 10 ? unit(value, "second", 1) : duration(value));
+
 /** A range of seconds: "3 min – 5 min". */
 export function span(range) {
   const [low, high] = [duration(range.low), duration(range.high)];
@@ -84,4 +93,11 @@ export function ago(iso) {
     if (seconds >= length) return relative.format(-Math.floor(seconds / length), name);
   }
   return relative.format(-Math.max(0, Math.floor(seconds)), "second");
+}
+
+/** The name of published weights as people know them. */
+export function weightsName(id) {
+  const [, version, rate] = /^pretrained-(v\d)-(\d+k)$/.exec(id) ?? [];
+  if (version) return t("weights.pretrained", { version, rate });
+  return has(`weights.${id}`) ? t(`weights.${id}`) : id;
 }

@@ -1,11 +1,13 @@
 // What a job will take, in figures that are as exact as they are known.
 
 import { byId, h } from "../dom.js";
-import { language, number, size, t } from "../words.js";
+import { duration, language, number, size, t } from "../words.js";
 
 /** Largest ratio of two bounds between which one figure stands for both. */
 const WIDEST = 3;
 const DAY = 86400;
+/** Content encoders that no other program has. */
+const OWN_ENCODERS = ["whisper-tiny", "local"];
 const UNITS = [[DAY, "day"], [3600, "hour"], [60, "minute"]];
 
 /** Seconds in one unit, rounded: "7 hours". */
@@ -22,11 +24,12 @@ export function about(range) {
   return t("new.about", { value: rounded(Math.sqrt(Math.max(range.low, 1) * range.high)) });
 }
 
-/** Show an answer to `/v1/jobs:estimate`; `known`: warnings that are shown as findings. `hurry()` chooses a quick try. */
-export function showEstimate(found, { known, hurry }) {
+/** Show an answer to `/v1/jobs:estimate`; `config` was asked about; `known`: warnings that are shown as findings. `hurry()` chooses a quick try; null: none can be chosen. */
+export function showEstimate(found, { config, known, hurry }) {
   const time = about(found.seconds);
+  const limit = config.max_train_seconds ? t("new.estimate.limit", { value: duration(config.max_train_seconds) }) : null;
   const facts = [
-    ["time", time ?? t("new.estimate.unknown")],
+    ["time", time ?? limit ?? t("new.estimate.unknown")],
     ["steps", found.steps && number(found.steps.high)],
     ["disk", found.disk_bytes && t("new.up_to", { value: size(found.disk_bytes.high) })],
     ["memory", found.has_gpu && found.gpu_memory_bytes && t("new.up_to", { value: size(found.gpu_memory_bytes.high) })],
@@ -34,13 +37,15 @@ export function showEstimate(found, { known, hurry }) {
   ];
   byId("estimate").replaceChildren(...facts.filter(([, value]) => value).map(([key, value]) =>
     h("div", {}, h("dt", {}, t(`new.estimate.${key}`)), h("dd", {}, value))));
-  byId("estimate-basis").textContent = t(time ? "new.basis.measured" : "new.basis.unknown");
+  byId("estimate-basis").textContent = t(time ? "new.basis.measured" : limit ? "new.basis.limit" : "new.basis.unknown");
   byId("estimate-basis").title = found.basis_detail;
   const isSlow = time && !found.has_gpu && found.seconds.low > DAY;
+  const isAboutEncoder = (text) => text.includes("content=contentvec"); // of command lines; the page's own words follow
   const isAboutWeights = (text) => found.missing_weights.length > 0 && text.includes("weights fetch"); // shown with their sizes
   byId("warnings").replaceChildren(
-    ...(isSlow ? [h("li", { class: "warning" }, t("new.slow"), " ", h("button", { type: "button", onclick: hurry }, t("new.effort.try")))] : []),
-    ...found.warnings.filter((text) => !known.has(text) && !isAboutWeights(text)).map(warning));
+    ...(isSlow ? [h("li", { class: "warning" }, t(hurry ? "new.slow" : "new.slow_retry"), " ", hurry && h("button", { type: "button", onclick: hurry }, t("new.effort.try")))] : []),
+    ...found.warnings.filter((text) => !known.has(text) && !isAboutWeights(text))
+      .map((text) => warning(isAboutEncoder(text) && OWN_ENCODERS.includes(config.content) ? t("job.content_notice", { encoder: config.content }) : text)));
 }
 
 /** Show that there is no estimate, since the settings are not valid. */

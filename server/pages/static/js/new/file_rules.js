@@ -42,5 +42,5 @@ function show(leftOut) {
   byId("left-out").hidden = leftOut.length === 0;
   byId("left-out").open = leftOut.length <= 5;
   byId("left-out-title").textContent = t("new.left_out", { n: number(leftOut.length) });
-  byId("left-out-list").replaceChildren(...leftOut.map(([name, rule]) => h("li", {}, `${name}: ${reasonOf(rule)}`)));
+  byId("left-out-list").replaceChildren(...leftOut.map(([name, rule]) => h("li", {}, t("page.pair", { name, value: reasonOf(rule) }))));
 }

@@ -28,7 +28,7 @@ export async function sameName(name, datasetId, settings) {
   if (!voice) return null;
   const job = await get(`/v1/jobs/${voice.newest.job_id}`);
   const changed = settings.changedFrom(job.config);
-  const differences = Object.entries(changed).map(([option, value]) => `${labelOf(option)}: ${wordOf(option, job.config[option] ?? null)} → ${wordOf(option, value)}`);
+  const differences = Object.entries(changed).map(([option, value]) => t("page.pair", { name: labelOf(option), value: `${wordOf(option, job.config[option] ?? null)} → ${wordOf(option, value)}` }));
   if (job.dataset_id !== datasetId) differences.unshift(t("new.same_name.recordings"));
   const what = differences.length ? t("new.same_name.differs", { what: differences.join("; ") }) : t("new.same_name.alike");
   return `${t("new.same_name", { n: number(voice.next_version), newest: number(voice.newest.version), when: ago(job.created_at) })} ${what}`;

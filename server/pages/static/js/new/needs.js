@@ -3,19 +3,12 @@
 import { all, post } from "../api.js";
 import { byId, h } from "../dom.js";
 import { attempt, may, notify } from "../shell.js";
-import { has, language, percent, size, t } from "../words.js";
+import { list, percent, size, t, weightsName } from "../words.js";
 import { chosen, Sending, UploadBody } from "./sending.js";
 
 const SECONDS = 1.5;
 const isUnderWay = (one) => ["waiting", "fetching"].includes(one.fetch_state);
 const sum = (values) => values.reduce((total, value) => total + value, 0);
-
-/** The name of weights as people know them. */
-function nameOf(id) {
-  const [, version, rate] = /^pretrained-(v\d)-(\d+k)$/.exec(id) ?? [];
-  if (version) return t("weights.pretrained", { version, rate });
-  return has(`weights.${id}`) ? t(`weights.${id}`) : id;
-}
 
 export class Needs {
   /** `ask()` estimates again; `avoid()` chooses settings without downloads. */
@@ -44,7 +37,7 @@ export class Needs {
   }
 
   parts(failure, isFetching, isAdmin) {
-    const names = new Intl.ListFormat(language, { type: "conjunction" }).format(this.missing.map((one) => nameOf(one.id)));
+    const names = list(this.missing.map((one) => weightsName(one.id)));
     const text = h("p", {}, h("strong", {}, t("new.needs", { names, size: size(sum(this.missing.map((one) => one.size_bytes))) })));
     const bar = h("progress", { id: "needs-bar", max: 1, value: 0, "aria-label": t("new.needs.progress") });
     const state = h("span", { id: "needs-state", class: "muted", role: "status" });

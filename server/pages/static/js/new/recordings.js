@@ -4,13 +4,22 @@ import { post } from "../api.js";
 import { at, byId, h } from "../dom.js";
 import { reasonOf } from "./file_rules.js";
 import { attempt } from "../shell.js";
-import { count, duration, number, t } from "../words.js";
+import { count, lengthOf, number, t } from "../words.js";
 
 const audio = byId("player-audio");
 const addressOf = (dataset, place) => `/v1/datasets/${dataset.id}/recordings/${place + 1}`;
 
 /** The dataset without some of its recordings; their files are shared. */
 export const derive = (dataset, without) => post("/v1/datasets", { name: dataset.name, dataset_id: dataset.id, without });
+
+/** Marked recordings are left out by a button of their own; until then they would be trained on, so no training is started. */
+export function waitForMarked() {
+  const n = byId("files-list").querySelectorAll(":checked").length;
+  if (n === 0) return;
+  byId("submit").disabled = true;
+  byId("submit-help").hidden = false;
+  byId("submit-help").textContent = count("new.submit_marked", n);
+}
 
 export class Recordings {
   /** `onDerived(dataset)` is called with the dataset that is left; null: none may be left out. */
@@ -87,8 +96,8 @@ export class Recordings {
     byId("files-list").replaceChildren(...this.files.map((file, place) => h("tr", {},
       h("td", {}, file.error ? "" : this.button(place)),
       h("td", {}, file.name),
-      h("td", { class: "num" }, file.seconds == null ? "–" : duration(file.seconds)),
-      h("td", { class: "num" }, file.kept_seconds == null ? "–" : duration(file.kept_seconds)),
+      h("td", { class: "num" }, file.seconds == null ? "–" : lengthOf(file.seconds)),
+      h("td", { class: "num" }, file.kept_seconds == null ? "–" : lengthOf(file.kept_seconds)),
       h("td", { class: "num" }, file.sample_rate == null ? "–" : `${number(file.sample_rate / 1000, 1)} kHz`),
       h("td", {}, notesOf(file)),
       isChangeable && h("td", {}, h("input", { type: "checkbox", "aria-label": t("new.leave_out.file", { name: file.name }),

@@ -15,10 +15,10 @@ export const isUnderWay = (dataset) => UNDER_WAY.includes(dataset.status);
 const RATE_ADVICE = { low_bandwidth: "32k", low_sample_rate: "32k" };
 
 /**
- * Show a dataset's report, and return it; null while there is none. `advise(advice)` applies one, and `take(dataset)` goes on
- * with another dataset; null: neither is possible.
+ * Show a dataset's report, and return it; null while there is none. `advices`: `isTaken(advice)` and `take(advice)`.
+ * `take(dataset)` goes on with another dataset. null: neither is possible.
  */
-export async function showReport(dataset, advise, take) {
+export async function showReport(dataset, advices, take) {
   byId("report").hidden = false;
   const state = byId("report-state");
   state.className = `pill ${dataset.status}`;
@@ -44,11 +44,11 @@ export async function showReport(dataset, advise, take) {
     h("div", {}, h("dt", {}, t(`new.measure.${key}`)), h("dd", {}, value))));
   const recordings = new Recordings(dataset, report.files, take);
   const leaveOut = take && ((names) => attempt(async () => take(await derive(dataset, names))));
-  const findings = report.findings.map((finding) => found(finding, advise, recordings, leaveOut));
+  const findings = report.findings.map((finding) => found(finding, advices, recordings, leaveOut));
   const folders = [...new Set(report.files.map(({ name }) => (name.includes("/") ? name.split("/")[0] : null)))];
-  if (advise && folders.length > 1 && !folders.includes(null)) {
+  if (advices && folders.length > 1 && !folders.includes(null)) {
     const names = folders.slice(0, 5).join(", ") + (folders.length > 5 ? ", …" : "");
-    findings.push(h("li", {}, t("new.folders", { n: number(folders.length), names }), " ", apply(advise, "folders", t("new.advice.folders"))));
+    findings.push(h("li", {}, t("new.folders", { n: number(folders.length), names }), " ", apply(advices, "folders", t("new.advice.folders"))));
   }
   if (!report.usable) findings.unshift(h("li", { class: "bad" }, dataset.reason ?? report.reason ?? ""));
   if (report.usable && !findings.length) findings.push(h("li", {}, t("new.nothing_found")));
@@ -77,24 +77,26 @@ function notUsed(file) {
 const firstFew = (names) => names.slice(0, 5).join(", ") + (names.length > 5 ? ", …" : "");
 
 /** A finding in the page's language if its code has a translation, else the server's text; its recordings can be played. */
-function found(finding, advise, recordings, leaveOut) {
+function found(finding, advices, recordings, leaveOut) {
   const key = `finding.${finding.code}`;
   const values = Object.fromEntries(Object.entries(finding.values).map(([name, value]) =>
     [name, name.endsWith("share") ? percent(value, 1) : number(value, 1)]));
   const [message, advice] = has(key) ? [t(key, values), t(`${key}.advice`, values)] : [finding.message, finding.advice];
   const files = has(key) && finding.files.length > 0 && recordings.named(finding.files);
   const copies = finding.superfluous.length > 0 && leaveOut;
-  const rate = advise && RATE_ADVICE[finding.code];
+  const rate = advices && RATE_ADVICE[finding.code];
   return h("li", { class: finding.severity }, message, h("small", {}, advice), files,
-    rate && apply(advise, rate, t("new.advice.rate", { rate })),
+    rate && apply(advices, rate, t("new.advice.rate", { rate })),
     copies && h("button", { type: "button", onclick: () => leaveOut(finding.superfluous) }, count("new.advice.copies", finding.superfluous.length)));
 }
 
-/** A button that applies an advice once. */
-function apply(advise, advice, label) {
+/** A button that applies an advice once; a remark where it is taken already. */
+function apply(advices, advice, label) {
+  const taken = () => h("strong", { role: "status" }, `✓ ${label}`);
+  if (advices.isTaken(advice)) return taken();
   return h("button", { type: "button", onclick: (event) => {
-    advise(advice);
-    event.target.replaceWith(h("strong", { role: "status" }, `✓ ${label}`));
+    advices.take(advice);
+    event.target.replaceWith(taken());
   } }, label);
 }
 

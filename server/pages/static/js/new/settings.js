@@ -121,7 +121,7 @@ export class Settings {
     byId("differing").hidden = differing.length === 0;
     byId("differing").replaceChildren(h("span", { class: "muted" }, t("new.differing")), ...differing.map(([name, value]) =>
       h("button", { type: "button", class: name in this.own ? "own" : null, title: name, onclick: () => this.reveal(name) },
-        `${labelOf(name)}: ${wordOf(name, value)}`)));
+        t("page.pair", { name: labelOf(name), value: wordOf(name, value) }))));
   }
 
   /** Open a field's group and go there; returns its control. */

@@ -3,7 +3,7 @@
 import { all, post, repeat } from "../api.js";
 import { byId, h, keyed, setText } from "../dom.js";
 import { may } from "../shell.js";
-import { count, size, t } from "../words.js";
+import { count, size, t, weightsName } from "../words.js";
 import { button, refresh } from "./parts.js";
 
 let ticking = null;
@@ -26,7 +26,7 @@ const rank = (one) => (one.fetch_state && one.fetch_state !== "fetched" ? 0 : on
 
 function make(one) {
   return h("li", {},
-    h("h3", {}, h("code", {}, one.id), h("span", {})),
+    h("h3", {}, h("code", {}, one.id), h("small", { class: "muted" }, weightsName(one.id)), h("span", {})), // New voice has the names
     h("div", { class: "facts-line" }),
     h("div", { class: "actions" }),
     h("p", { class: "fault", hidden: true }),
