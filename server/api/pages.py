@@ -1,4 +1,4 @@
-"""Routes of the browser pages: voices, one job, a new voice, the server, sign-in; and `/docs` for the API."""
+"""Routes of the pages: voices, one voice, one job, a new voice, the server, sign-in; and `/docs` for the API."""
 
 from collections.abc import Callable
 
@@ -15,6 +15,7 @@ router = APIRouter(include_in_schema=False)
 
 _PAGES = {
     "/": shells.VOICES,
+    "/voices/{name:path}": shells.VOICE,  # likewise
     "/jobs/{job_id}": shells.JOB,  # the script reads the id from the address
     "/new": shells.NEW,
     "/server": shells.SERVER,

@@ -34,7 +34,7 @@ PROBE_PATHS = frozenset({"/livez", "/readyz"})
 """Served without any check: a probe with an old token, or from a rate-limited address, must still succeed."""
 OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", "/openapi.json", "/docs", *PROBE_PATHS})
 """Served without a token: pages are shells without data, which they fetch from `/v1`."""
-OPEN_PREFIXES = ("/jobs/", "/shared/", "/v1/shared/", "/assets/", "/static/", "/problems/")
+OPEN_PREFIXES = ("/jobs/", "/voices/", "/shared/", "/v1/shared/", "/assets/", "/static/", "/problems/")
 SIGN_IN = "/v1/session"
 UPLOADS = "/v1/uploads/"
 LEAST_CHUNK_BYTES = 16 << 10

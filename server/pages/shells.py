@@ -42,6 +42,7 @@ class Shell:
 
 
 VOICES = Shell("voices", "voices")
+VOICE = Shell("voice", "voices")
 JOB = Shell("job", "voices")
 NEW = Shell("new", "new")
 SERVER = Shell("server", "server")

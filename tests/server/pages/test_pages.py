@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 PAGES = Path(__file__).parents[3] / "server" / "pages"
-SHELLS = ["/", "/new", "/jobs/job_x", "/server", "/sign-in"]
+SHELLS = ["/", "/new", "/jobs/job_x", "/voices/anna", "/shared/secret", "/server", "/sign-in"]
 SOURCES = [
     path for folder in ("templates", "static/js", "static/css") for path in sorted((PAGES / folder).rglob("*.*"))
 ]

@@ -43,8 +43,12 @@ async function retry(job) {
   location.assign(at(`/jobs/${made.id}`));
 }
 
+/** Delete a job. `job.voice`: its voice, in lists of voices, where only this version is meant. */
 async function erase(job) {
-  const question = { title: t("ask.delete.title", { name: job.name }), text: t("ask.delete.text"), button: t("action.delete") };
+  const isOneOf = job.voice?.num_versions > 1;
+  const title = isOneOf ? t("ask.delete_version.title", { name: job.name, n: job.voice.newest.version }) : t("ask.delete.title", { name: job.name });
+  const text = [t("ask.delete.text"), isOneOf && t("ask.delete_version.text")].filter(Boolean).join(" ");
+  const question = { title, text, button: t("action.delete") };
   if (!(await confirm(question))) return false;
   await remove(path(job));
   notify(job.disk_bytes ? t("said.deleted_freed", { name: job.name, size: size(job.disk_bytes) }) : t("said.deleted", { name: job.name }));

@@ -80,6 +80,9 @@ export async function getBytes(path) {
   return { bytes: new Uint8Array(await bodyOf(answer, "arrayBuffer")), headers: answer.headers };
 }
 
+/** The ETag of a path's last answer. */
+export const etagOf = (path) => known.get(path)?.etag;
+
 /** A GET with an ETag: cheap when nothing has changed. */
 export function get(path, options = {}) {
   const seen = known.get(path);

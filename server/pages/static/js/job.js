@@ -9,7 +9,7 @@ import { loadFiles } from "./files.js";
 import { labelOf, wordOf } from "./new/settings.js";
 import { Log } from "./log.js";
 import { Saves } from "./saves.js";
-import { attempt } from "./shell.js";
+import { attempt, me } from "./shell.js";
 import { showInTab, startTab } from "./tab.js";
 import { ago, count, duration, figure, has, number, percent, size, span, stepTime, t, when } from "./words.js";
 
@@ -51,6 +51,7 @@ async function load() {
   }
   showInTab(job);
   setText(byId("name"), job.name);
+  showVoice();
   const pill = byId("status");
   pill.className = `pill ${job.status}`;
   setText(pill, statusOf(job));
@@ -61,6 +62,14 @@ async function load() {
   attempt(showConfig);
   curves?.mayLoad(job.last_event_seq);
   if (job.last_event_seq > seen) await loadEvents();
+}
+
+/** The way back to the voice that this job is a version of. */
+async function showVoice() {
+  const owner = job.owner === (await me).owner ? null : job.owner;
+  byId("voice").href = at(withQuery(`/voices/${encodeURIComponent(job.name)}`, { owner }));
+  setText(byId("voice"), job.name);
+  byId("voice").hidden = false;
 }
 
 function showFailure() {

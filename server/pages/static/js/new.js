@@ -13,14 +13,18 @@ import { loadRules, recordingsAmong } from "./new/file_rules.js";
 import { waitForMarked } from "./new/recordings.js";
 import { isUnderWay, showReport } from "./new/report.js";
 import { Settings } from "./new/settings.js";
+import { Start } from "./new/start.js";
 import { attempt, confirm, may, notify } from "./shell.js";
 import { ago, count, duration, percent, size, t } from "./words.js";
 
 const form = byId("new-job");
 const settings = new Settings(() => changed());
 const choices = new Choices(form, settings);
+const begin = new Start(form, settings, choices, () => changed());
 const query = new URLSearchParams(location.search);
-const draft = new Draft(form, settings, query.get("retry") ? `retry=${query.get("retry")}` : query.get("clone") ?? "");
+/** The parameter of the address that names a job, and its id: settings are taken over from it. */
+const [purpose, other] = ["retry", "clone", "start"].map((name) => [name, query.get(name)]).find(([, id]) => id) ?? [null, null];
+const draft = new Draft(form, settings, purpose === null ? "" : purpose === "clone" ? other : `${purpose}=${other}`);
 const needs = new Needs({ ask: () => estimate(), avoid: () => { choices.select("where", "here"); changed(); } });
 const consent = new ConsentForm(() => { dataset = { ...dataset, consent: consent.dataset.consent }; changed(); });
 /** Whether the name was typed; else it follows the recordings. */
@@ -188,7 +192,7 @@ const advices = {
 
 /** A reload, or Back from another page, finds the recordings again. */
 function keepInAddress(id) {
-  if (query.get("retry") || query.get("clone")) return; // the draft has them
+  if (purpose !== null) return; // the draft has them
   query.set("dataset", id);
   history.replaceState(history.state, "", withQuery(location.pathname, { dataset: id }));
 }
@@ -223,7 +227,7 @@ function setChoices() {
     labels[key.trim()] = value.join("=").trim();
   }
   const priority = Number(form.elements.priority.value) || 0;
-  return { dataset_id: dataset.id, config: settings.config, priority, labels, fetch_weights: true };
+  return { dataset_id: dataset.id, config: settings.config, ...begin.request, priority, labels, fetch_weights: true };
 }
 
 // --- estimate
@@ -233,12 +237,14 @@ let asked = 0;
 
 /** After any change: keep it, and estimate again. */
 function changed() {
+  begin.follow();
+  begin.show();
   save();
   estimateSoon();
 }
 
 function save() {
-  draft.save({ dataset: dataset?.id ?? null, isNameOwn });
+  draft.save({ dataset: dataset?.id ?? null, isNameOwn, start: { ...begin.state, weights: choices.ownWeights } });
 }
 
 function estimateSoon() {
@@ -249,7 +255,8 @@ function estimateSoon() {
 
 async function estimate() {
   ready();
-  if (!dataset || dataset.status !== "ready") return;
+  if (!begin.isComplete) blame(null);
+  if (!dataset || dataset.status !== "ready" || !begin.isComplete) return;
   asked += 1;
   const mine = asked;
   const name = form.elements.name.value.trim();
@@ -286,12 +293,14 @@ function showSubmit() {
 
 /** Show a fault beside its field, and above the button a way there; null: there is none. */
 function blame(fault) {
-  const rest = fault ? settings.blame(fault.problem.errors ?? []) : settings.blame([]);
+  const errors = fault?.problem.errors ?? [];
+  const rest = settings.blame(begin.blame(errors));
+  const isStart = !byId("start-fault").hidden;
   const isName = rest.find((error) => error.pointer === "/name");
   byId("name-fault").hidden = !isName;
   byId("name-fault").textContent = isName?.detail ?? "";
   form.elements.name.setAttribute("aria-invalid", String(Boolean(isName)));
-  const field = fault && (isName ? form.elements.name : byId("settings").querySelector(".fault:not([hidden])")?.closest("label").querySelector("input, select"));
+  const field = fault && (isName ? form.elements.name : isStart ? byId("choice-start").querySelector("input:checked") : byId("settings").querySelector(".fault:not([hidden])")?.closest("label").querySelector("input, select"));
   const words = fault && !field ? rest.map((error) => error.detail).join(" ") || fault.message : "";
   byId("fault").hidden = !fault;
   byId("fault").replaceChildren(...(field
@@ -307,16 +316,18 @@ function show(field) {
 
 function ready() {
   byId("name-hint").hidden = !/[^\x00-\x7f]/.test(form.elements.name.value);
-  const isReady = dataset?.status === "ready" && form.elements.name.value.trim() !== "";
+  const hasAll = dataset?.status === "ready" && form.elements.name.value.trim() !== "";
+  const isReady = hasAll && begin.isComplete;
   byId("submit").disabled = !isReady || !isValid;
   byId("submit-help").hidden = isReady;
-  byId("submit-help").textContent = t(dataset && isUnderWay(dataset) ? "new.submit_wait" : "new.submit_help");
-  if (isReady && consent.isMissing) {
+  const isConsentMissing = isReady && consent.isMissing;
+  if (isConsentMissing) {
     byId("submit").disabled = true;
     byId("submit-help").hidden = false;
-    byId("submit-help").textContent = t("new.submit_consent");
   }
-  if (isReady) waitForMarked();
+  const missing = isConsentMissing ? "consent" : dataset && isUnderWay(dataset) ? "wait" : hasAll ? "start" : "help";
+  byId("submit-help").textContent = t(`new.submit_${missing}`);
+  if (isReady && !isConsentMissing) waitForMarked();
 }
 
 form.addEventListener("submit", async (event) => {
@@ -344,18 +355,23 @@ window.addEventListener("pageshow", (event) => {
   estimateSoon();
 });
 
-/** `?clone=` copies a job's settings, `?retry=` also continues from its checkpoint, `?dataset=` selects recordings only. */
+/**
+ * `?clone=` copies a job's settings, `?retry=` also continues from its checkpoint, `?start=` begins with its last save and other
+ * recordings, `?dataset=` selects recordings only.
+ */
 async function takeOver() {
-  const other = query.get("retry") ?? query.get("clone");
-  if (!other) return;
+  if (purpose === null) return;
   const job = await get(`/v1/jobs/${encodeURIComponent(other)}`);
   isEffortOpen = false;
   form.elements.name.value = job.name;
   isNameOwn = true;
   form.elements.priority.value = job.priority;
   form.elements.labels.value = Object.entries(job.labels).map(([key, value]) => (value ? `${key}=${value}` : key)).join(", ");
+  begin.take(job.config);
   choices.take(job.config);
-  if (query.get("retry")) {
+  if (purpose === "start") begin.fromJob(job.id);
+  else if (job.start_from && purpose === "clone") begin.fromJob(job.start_from.job_id, job.start_from.save);
+  if (purpose === "retry") {
     retryOf = job;
     choices.goOnFrom(job);
     for (const name of ["name", "priority", "labels"]) form.elements[name].disabled = true; // a retry keeps them
@@ -363,9 +379,9 @@ async function takeOver() {
   }
   settings.take(job.config, choices.governed);
   byId("about").hidden = false;
-  byId("about").textContent = t(retryOf ? "new.about_retry" : "new.about_clone", { name: job.name });
+  byId("about").textContent = t(`new.about_${purpose}`, { name: job.name });
   showSubmit();
-  await useIfThere(job.dataset_id, job);
+  if (purpose !== "start") await useIfThere(job.dataset_id, job);
 }
 
 /** Select recordings, if they have not been deleted. `job`: the one that was made from them. */
@@ -389,6 +405,9 @@ async function restore() {
   if (draft.restore()) {
     isEffortOpen = false;
     isNameOwn = retryOf !== null || Boolean(stored.isNameOwn);
+    const { weights = null, job = null, save: number = null } = stored.start ?? {};
+    choices.ownWeights = weights;
+    begin.state = { job, save: number };
     byId("start-over").hidden = false;
     choices.show();
   }
@@ -433,13 +452,14 @@ async function start() {
   form.elements.more.addEventListener("input", () => changed());
   byId("start-over").addEventListener("click", () => {
     draft.close();
-    location.assign(retryOf || query.get("clone") ? location.href : at("/new"));
+    location.assign(purpose === null ? at("/new") : location.href);
   });
   byId("files-list").addEventListener("change", ready);
   byId("known").addEventListener("toggle", () => byId("known").open && attempt(showKnown));
   byId("known-search").addEventListener("input", () => attempt(showKnown));
   await takeOver();
   await restore();
+  await begin.load();
 }
 
 attempt(start);

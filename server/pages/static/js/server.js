@@ -3,6 +3,7 @@
 import { byId } from "./dom.js";
 import { may } from "./shell.js";
 import { startAudit } from "./server/audit.js";
+import { startBaseWeights } from "./server/base_weights.js";
 import { startMachine } from "./server/machine.js";
 import { startOwners } from "./server/owners.js";
 import { startQueue } from "./server/queue.js";
@@ -29,6 +30,7 @@ async function start() {
   for (const part of [startQueue, startWorkers, startMachine]) part();
   if (!(await may("submit"))) return;
   startWeights();
+  startBaseWeights();
   startWebhooks();
   if (!isKeeper) return;
   startOwners();

@@ -1,11 +1,14 @@
-// The list of voices, updated without a reload.
+// The list of voices, updated without a reload: one line for each, with its newest job. The other filters list jobs, which are versions.
 
 import { all, get, repeat, withQuery } from "./api.js";
 import { OVER, isOver, showActions, statusOf } from "./actions.js";
 import { Bulk } from "./bulk.js";
-import { byId, h, keyed, setText } from "./dom.js";
+import { at, byId, h, keyed, setText } from "./dom.js";
+import { listenButton } from "./listening.js";
 import { QueueOrder } from "./queue_order.js";
 import { may } from "./shell.js";
+import { startTakingIn } from "./take_in.js";
+import { factsOf, pageOf, VoiceInfos } from "./voice_infos.js";
 import { ago, count, duration, figure, has, number, percent, size, span, t } from "./words.js";
 
 const RUNNING = ["running", "pausing", "cancelling"];
@@ -24,6 +27,7 @@ const list = byId("voices");
 let shown = PAGE;
 let jobs = [];
 let mayChange = false;
+const infos = new VoiceInfos();
 
 const bulk = new Bulk(() => jobs, () => renew());
 const order = new QueueOrder(list, () => jobs.filter((job) => job.status === "queued"), () => ticking.again());
@@ -53,19 +57,19 @@ function query() {
   return (more) => `${withQuery("/v1/jobs", { search: form.elements.search.value.trim(), limit: 1, ...more })}${label}`;
 }
 
-/** Up to `most` jobs of a list. */
-async function pages(address, words, most) {
+/** Up to `most` jobs of a list that `isWanted`. */
+async function pages(address, words, most, isWanted) {
   const found = [];
   let after = null;
   do {
     const page = await get(address({ ...words, limit: Math.min(100, Math.max(1, most - found.length)), after }));
-    found.push(...page.data);
+    found.push(...page.data.filter(isWanted));
     after = page.has_more ? page.next_cursor : null;
   } while (after && found.length < most);
   return { found: found.slice(0, most), hasMore: after !== null || found.length > most };
 }
 
-/** Running jobs, queued ones in their order, others that wait, and those that have ended, newest first. */
+/** Running jobs, queued ones in their order, others that wait, and those that have ended, newest first; for all, one of each voice. */
 async function load() {
   byId("label-fault").hidden = isLabelRight();
   if (!isLabelRight()) return;
@@ -75,16 +79,22 @@ async function load() {
   const wanted = [
     { status: RUNNING }, { status: ["queued"], sort: "queue" }, { status: WAITING }, { status: OVER },
   ].map((words) => ({ ...words, status: words.status.filter((one) => statuses.includes(one)) })).filter((words) => words.status.length);
+  const isByVoice = form.elements.group.value === "all";
+  const seen = new Set(); // one may have moved on between two requests
+  const isNew = (job) => {
+    const key = isByVoice ? JSON.stringify([job.owner, job.name]) : job.id;
+    return !seen.has(key) && seen.add(key);
+  };
   const found = [];
   let hasMore = false;
   for (const { status, sort } of wanted) {
-    const part = await pages(address, { sort, status: sort ? null : status }, shown - found.length);
+    const part = await pages(address, { sort, status: sort ? null : status }, shown - found.length, isNew);
     found.push(...part.found);
     hasMore = part.hasMore;
     if (found.length >= shown && hasMore) break;
   }
-  const seen = new Set();
-  jobs = found.filter((job) => !seen.has(job.id) && seen.add(job.id)); // one may have moved on between two requests
+  if (isByVoice) await infos.load(found);
+  jobs = found.map((job) => ({ ...job, voice: isByVoice ? infos.of(job) : null }));
   show(hasMore);
 }
 
@@ -118,9 +128,10 @@ function show(hasMore) {
 
 function make(job) {
   return h("li", { class: "voice" },
-    h("h2", {}, mayChange && bulk.box(job), h("a", { href: `/jobs/${job.id}` }, job.name), h("span", { class: "pill" })),
+    h("h2", {}, mayChange && bulk.box(job), h("a", {}, job.name), h("span", { class: "pill" })),
     h("div", { class: "actions" }),
     h("div", { class: "facts-line" }),
+    h("p", { class: "notes", hidden: true }),
     h("p", { class: "why", hidden: true }),
     h("progress", { max: 1, value: 0, "aria-label": t("job.progress") }));
 }
@@ -134,14 +145,24 @@ function update(item, job) {
   const moves = item.querySelector(".moves");
   if (item.draggable && !moves) item.querySelector("h2").append(order.buttons(job));
   else if (!item.draggable) moves?.remove();
-  const labels = Object.entries(job.labels).map(([key, value]) => h("span", { class: "tag" }, value ? `${key}=${value}` : key));
+  const { voice } = job;
+  item.querySelector("h2 a").href = at(voice ? pageOf(voice) : `/jobs/${job.id}`);
+  item.version = voice?.current;
+  const listen = item.querySelector(".listen");
+  if (voice?.current && !listen) pill.before(listenButton(job.name, () => item.version));
+  else if (!voice?.current) listen?.remove();
+  const labelled = { ...voice?.labels, ...job.labels };
+  const labels = Object.entries(labelled).map(([key, value]) => h("span", { class: "tag" }, value ? `${key}=${value}` : key));
   const line = item.querySelector(".facts-line");
-  const facts = describe(job);
-  const present = JSON.stringify([facts, job.labels]);
+  const facts = [...(voice ? factsOf(voice, job) : []), ...describe(job)];
+  const present = JSON.stringify([facts.map((fact) => fact.textContent ?? fact), labelled]);
   if (line.dataset.present !== present) {
     line.dataset.present = present;
     line.replaceChildren(...facts.map((fact) => h("span", {}, fact)), ...labels);
   }
+  const notes = item.querySelector(".notes");
+  notes.hidden = !voice?.notes;
+  setText(notes, voice?.notes ?? "");
   const why = item.querySelector(".why");
   why.hidden = !job.error;
   setText(why, job.error ? whyOf(job.error) : "");
@@ -204,6 +225,7 @@ byId("more").addEventListener("click", () => {
   shown += 50;
   ticking.again();
 });
+startTakingIn();
 repeat(loadWorkers, () => 30);
 const counting = repeat(loadCounts, () => 10);
 const ticking = repeat(load, () => (jobs.some((job) => !isOver(job)) ? 2 : 10));

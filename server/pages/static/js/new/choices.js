@@ -14,8 +14,9 @@ const FOR_SINGING = ["rmvpe", "fcpe", "crepe"];
 const GOVERNED = {
   effort: ["total_epochs", "max_train_seconds", "save_every_epochs", "keep_saves", "evaluate"],
   kind: ["pitch"],
-  where: ["content", "pretrained", "width"],
+  where: ["content", "width"],
   people: ["speakers"],
+  start: ["pretrained"],
 };
 const BEFORE = "before";
 
@@ -23,6 +24,7 @@ export class Choices {
   constructor(form, settings) {
     Object.assign(this, { form, settings });
     this.present = new Set(); // ids of the weights on the server
+    this.ownWeights = null; // name of the base weights of one's own to start from
     this.before = {}; // of a job taken over: the options that no card has, by choice
     this.reached = null; // epochs that are trained already
     for (const name of Object.keys(GOVERNED)) {
@@ -44,7 +46,15 @@ export class Choices {
   /** A choice takes precedence over what was set by hand before. */
   press(name) {
     this.settings.override(GOVERNED[name]);
+    if (name === "where") this.startFor(this.form.elements.where.value);
     this.show();
+  }
+
+  /** The published base weights know ContentVec only. */
+  startFor(where) {
+    const { start } = this.form.elements;
+    if (where === "here" && start.value === "published") this.select("start", "nothing");
+    if (where === "everywhere" && start.value === "nothing") this.select("start", "published");
   }
 
   show() {
@@ -63,8 +73,16 @@ export class Choices {
     if (value === BEFORE) return this.before[name];
     if (name === "effort") return EFFORTS[value];
     if (name === "kind") return { pitch: value === "singing" ? FOR_SINGING.find((one) => this.present.has(one)) ?? FOR_SINGING[0] : "swift" };
-    if (name === "where") return value === "here" ? { content: "whisper-tiny", pretrained: "none" } : {};
+    if (name === "where") return value === "here" ? { content: "whisper-tiny" } : {};
+    if (name === "start") return this.start(value);
     return value === "folders" ? { speakers: "folders" } : {};
+  }
+
+  start(value) {
+    if (value === "own" && this.ownWeights !== null) return { pretrained: this.ownWeights };
+    const usual = this.settings.usual("width");
+    const width = this.settings.own.width ?? this.options("where", this.form.elements.where.value).width ?? usual;
+    return value === "nothing" || (value === "voice" && width !== usual) ? { pretrained: "none" } : {}; // none are published for other widths
   }
 
   /** Select the cards that another job's options fit; where none does, a card of its own. */
@@ -76,7 +94,7 @@ export class Choices {
         const ours = this.options(name, value);
         return options.every((option) => JSON.stringify(ours[option] ?? usual(option)) === JSON.stringify(theirs[option]));
       };
-      const values = [...byId(`choice-${name}`).querySelectorAll("input[type=radio]")].map((radio) => radio.value);
+      const values = [...byId(`choice-${name}`).querySelectorAll(`input[name=${name}]`)].map((radio) => radio.value);
       const fitting = values.find((value) => value !== BEFORE && fits(value));
       if (!fitting) this.addBefore(name, theirs);
       this.form.elements[name].value = fitting ?? BEFORE;

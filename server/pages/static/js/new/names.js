@@ -1,6 +1,7 @@
 // Names of voices: a proposal from the recordings, and the voice that has a name already.
 
 import { get, withQuery } from "../api.js";
+import { me } from "../shell.js";
 import { ago, number, t } from "../words.js";
 import { labelOf, wordOf } from "./settings.js";
 
@@ -19,14 +20,16 @@ export function proposedName(files) {
   return [...common].length >= Math.min(MIN_LETTERS, [...stems[0]].length) && common ? common : t("new.some", { n: number(files.length) });
 }
 
-/** A sentence on the newest voice of this name and what differs from it; null if there is none. */
+/** A sentence on the voice that has this name, what the new version differs in from its newest one; null if there is none. */
 export async function sameName(name, datasetId, settings) {
   if (!name) return null;
-  const [job] = (await get(withQuery("/v1/jobs", { name, limit: 1 }))).data;
-  if (!job) return null;
+  const { owner } = await me;
+  const [voice] = (await get(withQuery("/v1/voices", { name, owner, limit: 1 }))).data;
+  if (!voice) return null;
+  const job = await get(`/v1/jobs/${voice.newest.job_id}`);
   const changed = settings.changedFrom(job.config);
   const differences = Object.entries(changed).map(([option, value]) => t("page.pair", { name: labelOf(option), value: `${wordOf(option, job.config[option] ?? null)} → ${wordOf(option, value)}` }));
   if (job.dataset_id !== datasetId) differences.unshift(t("new.same_name.recordings"));
   const what = differences.length ? t("new.same_name.differs", { what: differences.join("; ") }) : t("new.same_name.alike");
-  return `${t("new.same_name", { when: ago(job.created_at) })} ${what}`;
+  return `${t("new.same_name", { n: number(voice.next_version), newest: number(voice.newest.version), when: ago(job.created_at) })} ${what}`;
 }

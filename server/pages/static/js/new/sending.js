@@ -200,7 +200,13 @@ export class Sending {
     return null;
   }
 
-  /** The dataset exists: forget the upload. */
+  /** Delete the upload on the server, and forget it. */
+  async discard() {
+    const address = remembered()[this.uploadBody.mark];
+    if (address) await this.giveUp(address);
+  }
+
+  /** What it was for exists: forget the upload. */
   done() {
     remember(this.uploadBody.mark, null);
   }

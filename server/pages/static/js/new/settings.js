@@ -71,12 +71,16 @@ export class Settings {
     return Object.fromEntries(Object.entries(all).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(this.usual(name))));
   }
 
+  /** An option as it is set now. */
+  now(name) {
+    const all = { ...this.chosenConfig, ...this.own };
+    return name in all ? all[name] : this.usual(name);
+  }
+
   /** What differs from another job's options, those set back to their defaults with them. */
   changedFrom(config) {
-    const all = { ...this.chosenConfig, ...this.own };
-    const now = (name) => (name in all ? all[name] : this.usual(name));
-    const names = Object.keys(this.properties).filter((name) => JSON.stringify(now(name)) !== JSON.stringify(config[name] ?? this.usual(name)));
-    return Object.fromEntries(names.map((name) => [name, now(name)]));
+    const names = Object.keys(this.properties).filter((name) => JSON.stringify(this.now(name)) !== JSON.stringify(config[name] ?? this.usual(name)));
+    return Object.fromEntries(names.map((name) => [name, this.now(name)]));
   }
 
   usual(name) {
