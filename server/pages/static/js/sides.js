@@ -22,6 +22,7 @@ export class Sides {
   constructor(title, sides) {
     this.sides = sides;
     [this.side] = Object.keys(sides);
+    this.position = 0; // at which one side takes over from another
     this.waves = {};
     this.frames = {};
     this.radios = {};
@@ -70,7 +71,7 @@ export class Sides {
         media.addEventListener("seeked", resolve, { once: true });
         media.currentTime = BEYOND;
       });
-      media.currentTime = 0;
+      media.currentTime = side === this.side ? this.position : 0;
     }
     this.element.dataset[side] = "ready";
     this.element.dispatchEvent(new Event(`${side}-ready`));
@@ -121,7 +122,8 @@ export class Sides {
     this.frames[this.side].hidden = true;
     this.frames[side].hidden = false;
     this.side = side;
-    now?.setTime(Math.min(old.getCurrentTime(), now.getDuration() || 0));
+    this.position = old?.getCurrentTime() ?? 0;
+    now?.setTime(Math.min(this.position, now.getDuration() || 0));
     if (isPlaying) this.play();
   }
 
