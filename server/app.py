@@ -36,6 +36,7 @@ from server.api import (
 )
 from server.api.access import owners, session, tokens
 from server.api.authorization import check_access
+from server.api.conversions import audio, conversions
 from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
 from server.auth.audit import AuditTrail
 from server.auth.authentication import AuthMiddleware, AuthThrottle
@@ -44,6 +45,7 @@ from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
 from server.base_weights.service import BaseWeightsService
 from server.context import AppContext, refuse_unknown_parameters
+from server.conversions.service import ConversionService
 from server.database.changes import ChangeCounter
 from server.database.clock import database_clock, utc_now
 from server.database.engine import create_engine
@@ -122,6 +124,8 @@ _MODULES = (
     workers,
     system,
     weights,
+    conversions,
+    audio,
     webhooks,
     retention,
     owners,
@@ -279,6 +283,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
         webhooks=WebhookService(engine, utc_now),
         weights=WeightsFetcher(storage.weights_folder),
         base_weights=BaseWeightsService(engine, storage, settings, quotas, reservations, utc_now),
+        conversions=ConversionService(engine, storage, settings, quotas, liveness, clock),
         retention=Retention(job_service, storage),
         tokens=tokens,
         quotas=quotas,
@@ -320,6 +325,8 @@ def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:
     sizes = JobSizes(context.engine, context.storage, utc_now)
     yield CLEANUP_SECONDS, context.datasets.settle_waiting_jobs
     yield CLEANUP_SECONDS, sizes.measure
+    yield CLEANUP_SECONDS, context.conversions.expire
+    yield scheduler.reaper_interval(settings), scheduler.reaper_of(context.conversions.queue, settings).sweep
     yield job_weights.SECONDS, job_weights.JobWeights(context.jobs, context.weights, context.storage).settle
     yield EXPIRY_SECONDS, partial(context.audit.delete_old, settings.audit_days)
     yield SCAN_SECONDS, orphans.collect

@@ -17,6 +17,7 @@ from server.auth.authentication import AuthThrottle
 from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
 from server.base_weights.service import BaseWeightsService
+from server.conversions.service import ConversionService
 from server.database.changes import ChangeCounter
 from server.datasets.admission import Admissions
 from server.datasets.ingestion import Ingestion
@@ -62,6 +63,7 @@ class AppContext:
     webhooks: WebhookService
     weights: WeightsFetcher
     base_weights: BaseWeightsService
+    conversions: ConversionService
     metrics: Metrics
     retention: Retention
     tokens: TokenService

@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 
 from rvc_train.schemas.events import EVENT_DATA, EventPublic, EventType
 from rvc_train.schemas.system import Problem
+from rvc_train.schemas.voices.conversions import ConversionEvent
 from server.auth.authentication import OPEN_PATHS, OPEN_PREFIXES, SIGN_IN
 from server.http.problem_details import MEDIA_TYPE, documented
 from server.middleware.idempotency import HEADER, MAX_KEY, WITHOUT_KEY
@@ -59,6 +60,10 @@ _GOOD_HEADERS = {
     "post /v1/datasets": "Location",
     "put /v1/datasets/{name}/content": "Location",
     "post /v1/base-weights": "Location",
+    "post /v1/voices/{name}/conversions": "Location",
+    "put /v1/voices/{name}/conversions/content": "Location",
+    "get /v1/conversions/{conversion_id}/audio": "ETag Last-Modified Repr-Digest Accept-Ranges Content-Disposition",
+    "get /v1/conversions/{conversion_id}/audio.zip": "Accept-Ranges Content-Disposition",
     "post /v1/webhooks": "Location",
     "post /v1/tokens": "Location",
     "post /v1/session": "Set-Cookie",
@@ -91,6 +96,8 @@ _TUS_VERSION = {
 _ACCEPTED_HEADERS = {
     "/v1/jobs/{job_id}/artifacts/{name}": ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"),
     "/v1/jobs/{job_id}/previews/{name}": ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"),
+    "/v1/conversions/{conversion_id}/audio": ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"),
+    "/v1/conversions/{conversion_id}/events": ("Last-Event-ID",),
     "/v1/jobs/{job_id}/logs": ("Range", "Last-Event-ID"),
     "/v1/jobs/{job_id}/events": ("Last-Event-ID",),
 }
@@ -110,6 +117,7 @@ _TAGS = {
     "results": "Metrics, checkpoints, previews and files of a job.",
     "server": "Queue, workers and the server itself.",
     "weights": "Published weights that training starts from.",
+    "conversions": "Recordings converted with a voice, on a worker; kept for a day.",
     "webhooks": "HTTP requests to addresses of your own when a job ends, signed by Standard Webhooks.",
     "retention": "What is deleted when.",
     "access": "Owners, tokens, quotas, sessions and the audit trail.",
@@ -119,6 +127,7 @@ _TAGS = {
 _PATH_PARAMETERS = {
     "base_weights_id": "Id of base weights, `bw_...`.",
     "code": "The `code` of a problem.",
+    "conversion_id": "Id of a conversion, `cnv_...`.",
     "dataset_id": "Id of a dataset, `ds_...`.",
     "delivery_id": "Id of a webhook's message.",
     "job_id": "Id of a job, `job_...`.",
@@ -135,6 +144,10 @@ _FILES = frozenset({"application/octet-stream", "application/zip", "audio/flac",
 _TEXTS = frozenset({"text/plain", "text/html", "text/event-stream"})
 _STREAMS = {
     "/v1/jobs/{job_id}/events": ("An event as JSON.", {"$ref": f"{_REFERENCE}{EventPublic.__name__}"}),
+    "/v1/conversions/{conversion_id}/events": (
+        "An event as JSON.",
+        {"$ref": f"{_REFERENCE}{ConversionEvent.__name__}"},
+    ),
     "/v1/jobs/{job_id}/logs": ("A line of the log.", None),
 }
 """Content of the messages of each stream, and its schema if it is JSON."""

@@ -80,7 +80,7 @@ class ServerSettings(BaseSettings):
     quota_jobs: int | None = Field(default=None, ge=0)
     """Unfinished jobs of one owner. None: no limit. A quota set for an owner overrides these three."""
     quota_bytes: int | None = Field(default=None, ge=0)
-    """Bytes of one owner's uploads, datasets, base weights and files of jobs."""
+    """Bytes of one owner's uploads, datasets, base weights, conversions and files of jobs."""
     quota_gpu_hours: float | None = Field(default=None, ge=0)
     """Worker hours for one owner's jobs in a calendar month."""
     requests_per_minute: float | None = Field(default=1200, gt=0)
@@ -97,6 +97,14 @@ class ServerSettings(BaseSettings):
     """Streams of events and logs of one owner at the same time."""
     max_open_requests: int = Field(default=500, ge=1)
     """Requests of one owner, or of one address without a token, at the same time, downloads included."""
+    max_conversion_minutes: float = Field(default=10, gt=0, le=24 * 60)
+    """Longest recording that is converted with a voice."""
+    max_conversion_bytes: int = Field(default=512 * MIB, ge=1)
+    """Maximum size of such a recording."""
+    max_waiting_conversions: int = Field(default=20, ge=1)
+    """Conversions of one owner that wait for a worker."""
+    conversion_keep_hours: float = Field(default=24, gt=0, le=24 * 365)
+    """Time after its end at which a conversion is deleted with its files."""
     session_hours: float = Field(default=24 * 7, gt=0)
     """Lifetime of a browser's session."""
     audit_days: float = Field(default=365, gt=0)

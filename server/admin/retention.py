@@ -99,8 +99,8 @@ class Retention:
         """Delete what a plan names. Raises Conflict or NotFound where that may no longer be deleted."""
         match removal.kind:
             case "job":
-                self._jobs.delete(removal.id, keep_label=KEEP_LABEL)
-                self._storage.delete_job(removal.id)
+                converted = self._jobs.delete(removal.id, keep_label=KEEP_LABEL)
+                self._storage.delete_job(removal.id, converted)
             case "workspace":
                 if (job := self._jobs.get(removal.id)).finished_at is None or KEEP_LABEL in job.labels:
                     raise Conflict("the job has not ended, or is to be kept")

@@ -9,7 +9,7 @@ import structlog
 from server.admin.retention import Retention
 from server.database.engine import checkpoint_wal
 from server.jobs.queue_timeout import QueueTimeout
-from server.jobs.reaper import Reaper
+from server.jobs.reaper import Leases, Reaper
 from server.jobs.service import JobService
 from server.settings import ServerSettings
 from server.transient_errors import first_line, is_transient
@@ -21,12 +21,22 @@ logger = structlog.get_logger(__name__)
 
 EXPIRY_SECONDS = 300.0
 CLEANUP_SECONDS = 60.0
-MAX_THREADS = 14
+MAX_THREADS = 16
 """Threads, and so database connections, that all periodic tasks together may use."""
 STOP_SECONDS = 5.0
 """Time for running tasks to end when the server stops. A task that is cut off later is repeated by the next start."""
 PeriodicTask = tuple[float, Callable[[], object]]
 """Interval in seconds, and the task."""
+
+
+def reaper_of(leases: Leases, settings: ServerSettings) -> Reaper:
+    """The reaper of leases, by the server's settings."""
+    return Reaper(leases, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
+
+
+def reaper_interval(settings: ServerSettings) -> float:
+    """Seconds between two sweeps."""
+    return min(settings.reaper_seconds, settings.lease_seconds / 4)
 
 
 class Scheduler:
@@ -45,9 +55,8 @@ class Scheduler:
     ) -> None:
         """`leads`: whether this server, of several on one database, runs the tasks; some run on every server."""
         self._leads = leads
-        reaper = Reaper(job_service, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
         tasks: list[PeriodicTask] = [
-            (min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep),
+            (reaper_interval(settings), reaper_of(job_service, settings).sweep),
             (settings.checkpoint_seconds, lambda: checkpoint_wal(job_service.engine)),
             (EXPIRY_SECONDS, uploads.expire),
             (EXPIRY_SECONDS, deliverer.delete_old),

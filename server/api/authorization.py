@@ -18,7 +18,7 @@ from rvc_train.schemas.access import Scope
 from server.auth.principal import Principal, current_principal
 from server.context import Context
 from server.database.engine import read_session
-from server.database.tables import BaseWeights, Dataset, Job, Upload, Webhook
+from server.database.tables import BaseWeights, Conversion, Dataset, Job, Upload, Webhook
 from server.errors import Forbidden, NotFound, ScopeMissing, Unauthorized
 from server.http.threads import to_write
 
@@ -30,6 +30,7 @@ OWNED_PARAMS: dict[str, tuple[str, Any, Any]] = {
     "dataset_id": ("dataset", Dataset.id, Dataset.owner),
     "upload_id": ("upload", Upload.id, Upload.owner),
     "base_weights_id": ("base weights", BaseWeights.id, BaseWeights.owner),
+    "conversion_id": ("conversion", Conversion.id, Conversion.owner),
     "webhook_id": ("webhook", Webhook.id, Webhook.owner),
 }
 """Path parameters of resources with an owner: kind, id column, owner column."""

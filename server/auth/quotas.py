@@ -16,7 +16,7 @@ from rvc_train.schemas.jobs import TERMINAL_STATUSES, JobStatus
 from server.auth.audit import record
 from server.database.engine import advisory_lock, read_session, write_session
 from server.database.result_tables import StoredFileRow
-from server.database.tables import Attempt, BaseWeights, Dataset, Job, QuotaRow, SpentHours, Token, Upload
+from server.database.tables import Attempt, BaseWeights, Conversion, Dataset, Job, QuotaRow, SpentHours, Token, Upload
 from server.errors import QuotaExceeded, StorageQuotaExceeded
 from server.settings import ServerSettings
 
@@ -68,6 +68,13 @@ class Quotas:
                 f"{owner} has {jobs} unfinished jobs, and the limit is {quota.max_jobs}; wait for one to finish, or "
                 "cancel one"
             )
+        self.check_hours(session, owner)
+        if quota.max_bytes is not None and (used := _bytes(session, owner)) >= quota.max_bytes:
+            raise _too_many_bytes(owner, used, quota.max_bytes, "a job would store more")
+
+    def check_hours(self, session: Session, owner: str) -> None:
+        """Raise QuotaExceeded if the owner has used up the GPU hours of this month."""
+        quota = self._quota(session, owner)
         if quota.max_gpu_hours is not None:
             hours = _hours(session, owner, self._clock())
             if hours >= quota.max_gpu_hours:
@@ -75,8 +82,6 @@ class Quotas:
                     f"{owner} has used {hours:.1f} of {quota.max_gpu_hours:g} GPU hours this month; wait for the next "
                     "month, or ask the server's administrator to raise the limit"
                 )
-        if quota.max_bytes is not None and (used := _bytes(session, owner)) >= quota.max_bytes:
-            raise _too_many_bytes(owner, used, quota.max_bytes, "a job would store more")
 
     def check_bytes(self, session: Session, owner: str, num_bytes: int) -> None:
         """Raise StorageQuotaExceeded if `num_bytes` more exceed the quota. For the inserting transaction."""
@@ -123,7 +128,7 @@ def _open_jobs(session: Session, owner: str) -> int:
 
 
 def _bytes(session: Session, owner: str) -> int:
-    """Bytes of the owner's uploads, datasets, base weights and stored files of jobs.
+    """Bytes of the owner's uploads, datasets, base weights, conversions and stored files of jobs.
 
     Published files of jobs count as they are, and the others as last measured.
 
@@ -135,6 +140,7 @@ def _bytes(session: Session, owner: str) -> int:
         sa.select(sa.func.sum(stored)).where(col(Dataset.owner) == owner, col(Dataset.deleted_at).is_(None)),
         sa.select(sa.func.sum(col(StoredFileRow.bytes))).where(col(StoredFileRow.owner) == owner),
         sa.select(sa.func.sum(col(BaseWeights.size))).where(col(BaseWeights.owner) == owner),
+        sa.select(sa.func.sum(col(Conversion.size))).where(col(Conversion.owner) == owner),
     )
     return sum(int(session.execute(query).scalar() or 0) for query in sums)
 

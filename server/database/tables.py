@@ -15,11 +15,13 @@ from rvc_train.schemas.jobs import LEASED_STATUSES, TERMINAL_STATUSES, JobStatus
 from rvc_train.schemas.webhooks import DeliveryStatus
 from server.database import derived_tables, result_tables  # noqa: F401 - in the same metadata
 from server.database.base import LOCAL_OWNER, Table, UtcDateTime, in_sql, new_id, nullable_json, owner_column
+from server.database.conversion_tables import Conversion
 from server.database.dataset_tables import BaseWeights, Dataset, Upload, UploadState, change_upload
 
 __all__ = [
     "LOCAL_OWNER",
     "BaseWeights",
+    "Conversion",
     "Dataset",
     "Upload",
     "UploadState",
@@ -202,6 +204,8 @@ class Worker(Table, table=True):
     """Schema that the worker reads and writes; None for one that was registered before schema 0018."""
     heartbeat_seconds: float | None = None
     """Interval of its heartbeats."""
+    serves_conversions: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
+    """Whether it takes conversions, beside jobs."""
     is_draining: bool = False
     drain_mode: str | None = None
     """`hand_back` or `finish`, once it is draining."""

@@ -90,7 +90,8 @@ class EngineProcess:
 class ActiveLease:
     """A lease with its heartbeat counter, for the reaper."""
 
-    job_id: str
+    id: str
+    """Of the job, or of the conversion."""
     token: int
     heartbeat: int
 

@@ -294,7 +294,7 @@ class LeaseOperations:
         """End the lease of a lost worker; returns the job's new status, or None after a newer heartbeat."""
         with write_session(self._store.engine) as session:
             query = select(Job).where(
-                Job.id == lease.job_id,
+                Job.id == lease.id,
                 Job.token == lease.token,
                 Job.heartbeat == lease.heartbeat,
                 col(Job.status).in_(LEASED_STATUSES),

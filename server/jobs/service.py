@@ -17,6 +17,7 @@ from rvc_train.schemas.events import EventType
 from rvc_train.schemas.jobs import MAX_LABELS, JobPatch, JobStatus
 from server.auth.audit import record
 from server.auth.quotas import Quotas
+from server.conversions.queue import conversions_of
 from server.database.clock import utc_now
 from server.database.engine import read_session, write_session
 from server.database.tables import Job
@@ -238,8 +239,10 @@ class JobService:
             self._store.fail(session, job, FailureCode.INTERNAL, message)
             return job
 
-    def delete(self, job_id: str, *, keep_label: str | None = None) -> None:
+    def delete(self, job_id: str, *, keep_label: str | None = None) -> Sequence[str]:
         """Delete the rows of a job that has ended and of its files, so that their bytes are no longer charged.
+
+        Those of conversions with its voice go too; returns their ids.
 
         `keep_label`: a job with this label is not deleted. The files are left to the caller; what a crash leaves of
         them is an orphan. NotFound, Conflict.
@@ -253,7 +256,9 @@ class JobService:
             record(session, "job.deleted", job.id, name=job.name)
             # Checkpoints that it shared with others, as a retry or as the origin of one, are theirs alone now.
             measure_relatives_again(session, job)
+            converted = conversions_of(session, job.id)
             session.execute(sa.delete(Job).where(col(Job.number) == job.number))
+            return converted
 
     def seconds_queued(self) -> dict[QueuedJob, float]:
         """Seconds that each queued job has waited, by the wall clock."""

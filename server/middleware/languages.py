@@ -21,6 +21,7 @@ SENTENCES = frozenset(
         "basis_detail",
         "content_notice",
         "detail",
+        "device_reason",
         "error",
         "fetch_error",
         "last_error",
@@ -28,6 +29,7 @@ SENTENCES = frozenset(
         "notes",
         "reason",
         "remarks",
+        "waiting_for",
         "warnings",
     }
 )
@@ -124,10 +126,15 @@ def _translated(content: Any, language: str, *, is_sentence: bool = False) -> An
             return [_translated(each, language, is_sentence=is_sentence) for each in content]
         case dict():
             return {
-                key: value if key in USERS_OWN else _translated(value, language, is_sentence=key in SENTENCES)
+                key: value if _is_kept(key, value) else _translated(value, language, is_sentence=key in SENTENCES)
                 for key, value in content.items()
             }
     return content
+
+
+def _is_kept(key: str, value: Any) -> bool:
+    """Whether a field stays as it is: `waiting_for` of jobs is a list of codes."""
+    return key in USERS_OWN or (key == "waiting_for" and isinstance(value, list))
 
 
 @lru_cache(4096)

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.errors import UnsupportedMedia
 from server.http.problem_details import problem_of
 
-_FILE = re.compile(r"^/v1/datasets/.+/content$")
+_FILE = re.compile(r"^/v1/(datasets/.+|voices/.+/conversions)/content$")
 _CHUNK = re.compile(r"^/v1/uploads(/[^/]*)?/?$")
 _JSON = re.compile(r"^application/([^;]+\+)?json$")
 _FORM = re.compile(r"^(multipart/.*|application/x-www-form-urlencoded)$")

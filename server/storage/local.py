@@ -13,6 +13,8 @@
     weights/                             published weights
     readings/<worker id>                 GPU telemetry of a worker
     base-weights/<id>/                   generator.pth, discriminator.pth: base weights of users
+    conversions/<id>/in/                 recordings to convert, numbered
+    conversions/<id>/out/<token>/        results of the attempt under a token
     uploads/<upload id>                  resumable uploads, as far as received
     workers/                             locks and records of workers; see `worker.engine.slots`
     incoming/                            other uploads and folders being written
@@ -49,7 +51,15 @@ from server.errors import LeaseLost, SettingsRefused
 logger = structlog.get_logger(__name__)
 
 _ID = re.compile(r"^[a-z]{2,4}_[0-9a-f]{32}$")
-_NAMES = {"datasets": "ds_", "cache": "ds_", "jobs": "job_", "base-weights": "bw_", "uploads": "upl_", "incoming": ""}
+_NAMES = {
+    "datasets": "ds_",
+    "cache": "ds_",
+    "jobs": "job_",
+    "base-weights": "bw_",
+    "conversions": "cnv_",
+    "uploads": "upl_",
+    "incoming": "",
+}
 """Prefix of the names in each folder; the rest is 32 hexadecimal digits."""
 _CHUNK = 1 << 20
 ARTIFACTS = "artifacts"
@@ -187,6 +197,14 @@ class Storage:
         """Files of base weights."""
         return self._path("base-weights", base_weights_id)
 
+    def conversion_home(self, conversion_id: str) -> Path:
+        """Folder of all files of a conversion."""
+        return self._path("conversions", conversion_id)
+
+    def conversion_output(self, conversion_id: str, token: int) -> Path:
+        """Folder of the results that the attempt under a token writes; created by the claim's transaction."""
+        return self.conversion_home(conversion_id) / "out" / f"{token:06d}"
+
     def start_folder(self, job_id: str) -> Path:
         """Files that a job's training starts from in place of published base weights."""
         return self.job_home(job_id) / "start"
@@ -283,14 +301,23 @@ class Storage:
         rename(temporary, target)
         sync_folder(target.parent)
 
-    def delete_job(self, job_id: str) -> None:
-        """Delete everything of a job: workspace, checkpoints, log, artifacts.
+    def delete_job(self, job_id: str, conversion_ids: Iterable[str] = ()) -> None:
+        """Delete everything of a job: workspace, checkpoints, log, artifacts, and the conversions with its voice.
 
         Its folder is moved away first: what still writes into it, such as a stale worker, cannot add to it any more.
         """
+        self._delete_home(self.job_home(job_id))
+        for conversion_id in conversion_ids:
+            self.delete_conversion(conversion_id)
+
+    def delete_conversion(self, conversion_id: str) -> None:
+        """Delete all files of a conversion, as those of a job: a worker may write into its folder."""
+        self._delete_home(self.conversion_home(conversion_id))
+
+    def _delete_home(self, home: Path) -> None:
         with contextlib.suppress(OSError), self.incoming_folder() as folder:
-            self.job_home(job_id).rename(folder / job_id)
-        shutil.rmtree(self.job_home(job_id), ignore_errors=True)  # where it cannot be moved
+            home.rename(folder / home.name)
+        shutil.rmtree(home, ignore_errors=True)  # where it cannot be moved
 
     def delete_workspace(self, job_id: str) -> None:
         """Delete a job's workspace, stored checkpoints and what it started from. Log and artifacts are kept."""

@@ -22,7 +22,7 @@ from rvc_train.schemas.jobs import LEASED_STATUSES
 from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.database.result_tables import StoredFileRow
-from server.database.tables import BaseWeights, Dataset, Job, Upload
+from server.database.tables import BaseWeights, Conversion, Dataset, Job, Upload
 from server.storage.instances import is_joined
 from server.storage.local import ATTEMPTS, Storage
 from server.storage.sizes import JobSizes, size_of
@@ -31,7 +31,7 @@ from server.storage.trash import SECONDS_UNTOUCHED, Trash, TrashEntry, is_untouc
 logger = structlog.get_logger(__name__)
 
 SCAN_SECONDS = 600.0
-KINDS = ("datasets", "cache", "jobs", "base-weights", "uploads", "incoming")
+KINDS = ("datasets", "cache", "jobs", "base-weights", "conversions", "uploads", "incoming")
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,9 @@ class Orphans:
             jobs = set(session.exec(select(Job.id)).all())
             uploads = set(session.exec(select(Upload.id)).all())
             base = set(session.exec(select(BaseWeights.id)).all())
+            conversions = set(session.exec(select(Conversion.id)).all())
         found = {"datasets": datasets, "cache": datasets, "jobs": jobs, "base-weights": base, "uploads": uploads}
-        return found | {"incoming": set()}
+        return found | {"conversions": conversions, "incoming": set()}
 
 
 def _superseded(folders: Mapping[int, Path]) -> Iterator[tuple[int, Path]]:

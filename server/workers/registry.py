@@ -34,6 +34,7 @@ class WorkerRegistry:
         device_name: str | None = None,
         version: str | None = None,
         heartbeat_seconds: float | None = None,
+        serves_conversions: bool = False,
     ) -> str:
         """Register a worker and return its id. `device_name`: model of the device, for users and estimates.
 
@@ -54,6 +55,7 @@ class WorkerRegistry:
                 version=version,
                 schema_version=SCHEMA_VERSION,
                 heartbeat_seconds=heartbeat_seconds,
+                serves_conversions=serves_conversions,
                 registered_at=now,
                 last_seen_at=now,
             )

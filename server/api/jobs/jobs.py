@@ -277,5 +277,5 @@ def retry(
 @requires(Scope.SUBMIT)
 def delete_job(job_id: str, context: Context) -> None:
     """Delete a job that has ended, with its checkpoints, log and voice."""
-    context.jobs.delete(job_id)
-    context.storage.delete_job(job_id)
+    converted = context.jobs.delete(job_id)
+    context.storage.delete_job(job_id, converted)

@@ -176,7 +176,7 @@ class JobServiceMachine(RuleBasedStateMachine):
             lost = data.draw(st.sampled_from(list(held)))
             assert self.service.requeue_lost(lost) is not None
             assert self.service.requeue_lost(lost) is None  # taken once
-            del self.holders[lost.job_id]
+            del self.holders[lost.id]
 
     @rule(seconds=st.sampled_from([30, 1000]))
     def time_passes(self, seconds: int) -> None:

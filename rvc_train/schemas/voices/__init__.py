@@ -1,0 +1,1 @@
+"""Schemas of voices: conversions of recordings with them."""

@@ -1,0 +1,1 @@
+"""Routes of conversions: recordings in, the same recordings in a voice out."""

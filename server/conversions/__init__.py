@@ -1,0 +1,1 @@
+"""Conversions of recordings with trained voices: submitted, claimed by workers, kept for a day."""

@@ -1,0 +1,82 @@
+"""The files of a voice that a conversion needs: those of the finished voice, or of a save of a job that may still run.
+
+Only files in the data folder are found. A worker with a scratch folder of its own has more saves there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlmodel import Session, select
+
+from rvc_engine.checkpoints.manifest import read_entries
+from rvc_engine.errors import IncompatibleCheckpoint
+from rvc_engine.workspace.layout import Workspace
+from server.database.result_tables import Artifact
+from server.database.tables import Job
+from server.storage.local import Storage
+
+BEST, LATEST = "best", "latest"
+_STORED_BEST = "best.pth"
+
+
+@dataclass(frozen=True)
+class VoiceFiles:
+    """Files of a voice: one of the first two, and the index where there is one."""
+
+    voice: Path | None = None
+    """An exported voice."""
+    checkpoint: Path | None = None
+    """A `G_` file or a recovery checkpoint, from which the voice is extracted."""
+    index: Path | None = None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is nothing to convert with."""
+        return self.voice is None and self.checkpoint is None
+
+
+def voice_files(session: Session, job: Job, save: str | None, storage: Storage) -> VoiceFiles:
+    """The files of the finished voice (`save` None), or of a save: a number, `best` or `latest`."""
+    published = {
+        artifact.kind: storage.resolve(artifact.path)
+        for artifact in session.exec(select(Artifact).where(Artifact.job_number == job.number)).all()
+        if artifact.kind in {"voice", "best", "index"}
+    }
+    workspace = Workspace(storage.workspace(job.id), job.name)
+    index = _first_file(published.get("index"), workspace.index_file)
+    if save is None:
+        return VoiceFiles(voice=_first_file(published.get("voice")), index=index)
+    if save == BEST:
+        stored = [folder / _STORED_BEST for folder in storage.checkpoint_folders(job.id).values()]
+        return VoiceFiles(voice=_first_file(published.get("best"), workspace.best_file, *reversed(stored)), index=index)
+    saves = saved_generators(workspace.root)
+    if save == LATEST:
+        newest = next(reversed(saves.values()), None)
+        return VoiceFiles(checkpoint=newest or _recovery_checkpoint(storage, job.id), index=index)
+    return VoiceFiles(checkpoint=saves.get(int(save)), index=index)
+
+
+def saved_generators(workspace: Path) -> dict[int, Path]:
+    """`G_` files in a job's workspace by the number in their names, the last written at the end."""
+    found = {}
+    for path in workspace.glob("G_*.pth"):
+        number = path.stem.removeprefix("G_")
+        if number.isdecimal():
+            found[int(number)] = (path.stat().st_mtime, path)
+    return {number: path for number, (_, path) in sorted(found.items(), key=lambda each: (each[1][0], each[0]))}
+
+
+def _recovery_checkpoint(storage: Storage, job_id: str) -> Path | None:
+    """The newest recovery checkpoint in the workspace or, from other workers, in the storage."""
+    for folder in (storage.workspace(job_id) / "recovery", *reversed(storage.checkpoint_folders(job_id).values())):
+        try:
+            entries = read_entries(folder)
+        except IncompatibleCheckpoint:
+            continue
+        if entries and (found := _first_file(folder / entries[-1].file)) is not None:
+            return found
+    return None
+
+
+def _first_file(*paths: Path | None) -> Path | None:
+    return next((path for path in paths if path is not None and path.is_file()), None)
