@@ -6,12 +6,15 @@ from rvc_train.schemas.base import ResponseModel
 
 
 class Limits(ResponseModel):
-    """Limits of uploads."""
+    """Limits of uploads and conversions."""
 
     max_upload_bytes: int
     max_files: int
     max_unpacked_bytes: int
     max_file_bytes: int
+    max_conversion_bytes: int
+    """Of a recording to convert, and so is the next."""
+    max_conversion_seconds: float
 
 
 class FileRulePublic(ResponseModel):

@@ -53,6 +53,8 @@ def get_system(context: Context) -> SystemPublic:
             max_files=settings.max_files,
             max_unpacked_bytes=settings.max_unpacked_bytes,
             max_file_bytes=settings.max_file_bytes,
+            max_conversion_bytes=settings.max_conversion_bytes,
+            max_conversion_seconds=settings.max_conversion_minutes * 60,
         ),
         file_rules=[FileRulePublic(**asdict(rule)) for rule in FILE_RULES],
         disk_free_bytes=disk.free,
