@@ -14,10 +14,11 @@ from sqlmodel import col
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobStatus
+from rvc_train.schemas.voices.conversions import ConversionFailure, ConversionStatus
 from rvc_train.schemas.webhooks import DeliveryStatus
 from server.database.clock import utc_now
 from server.database.engine import read_session
-from server.database.tables import Dataset, Delivery, Job
+from server.database.tables import Conversion, Dataset, Delivery, Job
 from server.job_store.counts import counts
 from server.job_store.leases import IS_QUEUED
 from server.job_store.liveness import WorkerLiveness
@@ -94,6 +95,21 @@ class _DatabaseCollector(Collector):
         yield stale
         yield self._counted(
             "webhook_messages", "Webhook messages by status.", "status", list(DeliveryStatus), col(Delivery.status)
+        )
+        yield self._counted(
+            "conversions",
+            "Conversions by status; they are deleted a day after their end.",
+            "status",
+            list(ConversionStatus),
+            col(Conversion.status),
+        )
+        yield self._counted(
+            "conversion_failures",
+            "Failed conversions by code.",
+            "code",
+            list(ConversionFailure),
+            col(Conversion.error_code),
+            col(Conversion.error_code).is_not(None),
         )
         workers = GaugeMetricFamily("rvc_train_workers", "Workers seen within a day, by state.", labels=["state"])
         with read_session(self._engine) as session:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from rvc_train.asynchronous.access import Access
 from rvc_train.asynchronous.administration import PublishedWeights, Retention
 from rvc_train.asynchronous.base_weights import BaseWeights
+from rvc_train.asynchronous.conversions import Conversions
 from rvc_train.asynchronous.downloads import download
 from rvc_train.asynchronous.streams import RECONNECT_SECONDS, OnWait, follow
 from rvc_train.asynchronous.transport import Transport
@@ -47,6 +48,7 @@ class AsyncClient:
         self.webhooks = Webhooks(transport)
         self.weights = PublishedWeights(transport)
         self.base_weights = BaseWeights(transport, memory)
+        self.conversions = Conversions(transport)
         self.retention = Retention(transport)
         self.access = Access(transport)
         self._memory = memory

@@ -21,6 +21,7 @@ from rvc_train.cli.commands import (
     setup,
     up,
 )
+from rvc_train.cli.commands.voices import convert
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +36,7 @@ app.add_typer(base_weights.app, name="base-weights")
 jobs.add_to(app)
 control.add_to(app)
 evaluations.add_to(app)
+convert.add_to(app)
 admin.add_to(app)
 access.add_to(app)
 up.add_to(app)

@@ -30,6 +30,7 @@ from rvc_train.schemas.workers import WorkerPublic
 from rvc_train.synchronous.access import Access
 from rvc_train.synchronous.administration import PublishedWeights, Retention
 from rvc_train.synchronous.base_weights import BaseWeights
+from rvc_train.synchronous.conversions import Conversions
 from rvc_train.synchronous.downloads import download
 from rvc_train.synchronous.streams import RECONNECT_SECONDS, OnWait, follow
 from rvc_train.synchronous.transport import Transport
@@ -47,6 +48,7 @@ class Client:
         self.webhooks = Webhooks(transport)
         self.weights = PublishedWeights(transport)
         self.base_weights = BaseWeights(transport, memory)
+        self.conversions = Conversions(transport)
         self.retention = Retention(transport)
         self.access = Access(transport)
         self._memory = memory

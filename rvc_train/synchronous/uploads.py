@@ -6,6 +6,7 @@ command continues it. Bytes that the server already has are not sent at all. The
 while a proxy before the server refuses them for their size.
 """
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable, Generator
@@ -90,15 +91,16 @@ def upload_cache() -> Path | None:
     return folder if folder.is_absolute() else None
 
 
-def send_file(transport: Transport, file: Path, progress: Progress, cache: Path | None) -> str:
+def send_file(transport: Transport, file: Path, progress: Progress, cache: Path | None, name: str = "") -> str:
     """Send a file as an upload, only bytes that the server lacks; returns the upload's id.
 
-    `cache`: as for `upload`. Raises ConnectionFailed when the server does not answer; the same call continues.
+    `cache`: as for `upload`. `name`: of the recording, for the server to show. Raises ConnectionFailed when the server
+    does not answer; the same call continues.
     """
     size, sha256 = file.stat().st_size, sha256_of(file)
     key = hashlib.sha256(f"{transport.http.base_url} {sha256}".encode()).hexdigest()
     record_file = None if cache is None else cache / f"{key}.json"
-    address = _send(transport, file, size, record_file, progress)
+    address = _send(transport, file, size, record_file, progress, name)
     return address.rpartition("/")[2]
 
 
@@ -116,7 +118,9 @@ def _saved_address(record_file: Path) -> str | None:
     return address if isinstance(address, str) and address.startswith("/v1/uploads/") else None
 
 
-def _send(transport: Transport, file: Path, size: int, record_file: Path | None, progress: Progress) -> str:
+def _send(
+    transport: Transport, file: Path, size: int, record_file: Path | None, progress: Progress, name: str = ""
+) -> str:
     """Send every byte that the server lacks, over as many connections as necessary; the upload's address."""
     address = None if record_file is None else _saved_address(record_file)
     chunk_bytes, furthest, broken = MAX_CHUNK_BYTES, -1, (-1, 0)
@@ -125,7 +129,7 @@ def _send(transport: Transport, file: Path, size: int, record_file: Path | None,
         with attempt:
             offset = None if address is None else _offset(transport, address)
             if address is None or offset is None:
-                address, offset = _begin(transport, size, record_file), 0
+                address, offset = _begin(transport, size, record_file, name), 0
             if offset == broken[0]:  # nothing arrived: some proxies refuse a large body by closing the connection
                 chunk_bytes = min(chunk_bytes, max(broken[1] // 2, _READ_BYTES))
             progress(offset, size)
@@ -166,8 +170,11 @@ def _send_chunk(
         transport.send("PATCH", address, content=content, headers=TUS | headers, timeout=CHUNK_TIMEOUT)
 
 
-def _begin(transport: Transport, size: int, record_file: Path | None) -> str:
-    response = transport.send("POST", "/v1/uploads", headers=TUS | {"Upload-Length": str(size)})
+def _begin(transport: Transport, size: int, record_file: Path | None, name: str) -> str:
+    headers = {"Upload-Length": str(size)}
+    if name:
+        headers["Upload-Metadata"] = f"filename {base64.b64encode(name.encode()).decode()}"
+    response = transport.send("POST", "/v1/uploads", headers=TUS | headers)
     address = f"/v1/uploads/{response.headers['Location'].rpartition('/')[2]}"  # a proxy may have added to the path
     if record_file is None:
         return address

@@ -15,7 +15,7 @@ from server.admin.weights import WeightsFetcher
 from server.database.clock import utc_now
 from server.database.dataset_tables import BaseWeights
 from server.database.engine import write_session
-from server.database.tables import new_id
+from server.database.tables import Conversion, new_id
 from tests.server.watched_locks import watched_locks
 
 ORDER = ("OPTIONS", "HEAD", "GET", "PUT", "POST", "PATCH", "DELETE")
@@ -31,6 +31,8 @@ BODIES: dict[str, dict[str, Any]] = {
         "headers": TUS | {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"},
         "content": b"RIFF",
     },
+    "POST /v1/voices/{name:path}/conversions": {"json": {"upload_id": "upl_" + "0" * 32}},
+    "PUT /v1/voices/{name:path}/conversions/content": {"content": b"RIFF more"},
     "PATCH /v1/jobs/{job_id}": {"json": {"labels": {"a": "b"}}},
     "POST /v1/jobs/{job_id}/retry": {"json": {}, "headers": {"Idempotency-Key": "again"}},
     "POST /v1/webhooks": {"json": {"url": "http://127.0.0.1:9/hook"}},
@@ -44,6 +46,16 @@ FIRST_TOKEN = "the-first-token-of-all"
 
 def base_weights(server: Any) -> str:
     row = BaseWeights(id=new_id("bw"), owner="local", name="mine", size=1, files={}, created_at=utc_now())
+    with write_session(server.context.engine) as session:
+        session.add(row)
+        return row.id
+
+
+def conversion(server: Any, job_id: str) -> str:
+    fields = {"voice": "ended", "job_id": job_id, "options": {}, "max_seconds": 600, "size": 1}
+    file = {"name": "a.wav", "output": "a.wav", "path": "conversions/x", "bytes": 1}
+    events = [{"type": "created", "message": "submitted", "created_at": utc_now().isoformat()}]
+    row = Conversion(id=new_id("cnv"), owner="local", inputs=[file], events=events, created_at=utc_now(), **fields)
     with write_session(server.context.engine) as session:
         session.add(row)
         return row.id
@@ -77,6 +89,7 @@ def prepared(server: Any, http: httpx.Client) -> dict[str, str]:
         "token_id": token,
         "upload_id": upload.rpartition("/")[2],
         "base_weights_id": base_weights(server),
+        "conversion_id": conversion(server, ended.id),
         "weights_id": http.get("/v1/weights").json()["data"][0]["id"],
         "owner": "anna",
         "name": "anna.pth",

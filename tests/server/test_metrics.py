@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 
 from rvc_engine.errors import FailureCode
+from rvc_train.schemas.voices.conversions import ConversionFailure, ConversionStatus
 from server.metrics import METHODS, OUTCOMES
 
 
@@ -51,6 +52,8 @@ def test_every_series_that_an_alert_needs_is_there_before_anything_happened(tmp_
         found = numbers(http)
     assert {found.get(f'rvc_train_job_failures{{code="{code}"}}') for code in FailureCode} == {0}
     assert {found.get(f'rvc_train_attempts{{outcome="{outcome}"}}') for outcome in OUTCOMES} == {0}
+    assert {found.get(f'rvc_train_conversions{{status="{status}"}}') for status in ConversionStatus} == {0}
+    assert {found.get(f'rvc_train_conversion_failures{{code="{code}"}}') for code in ConversionFailure} == {0}
     assert found["rvc_train_http_server_errors_total"] == 0
 
 

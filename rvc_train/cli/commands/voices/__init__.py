@@ -1,0 +1,1 @@
+"""Commands of voices that were trained."""
