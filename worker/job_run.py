@@ -27,6 +27,7 @@ from server.results.checkpoints import StoredCheckpoints
 from server.storage.local import ORIGIN_FILE, Storage
 from server.storage.trash import Trash
 from server.transient_errors import is_transient
+from worker.conversions.placement import TrainingState
 from worker.engine.checkpoint_sync import CheckpointSync
 from worker.engine.job_log import JobLog
 from worker.engine.outcome import Failure, Released, StopReason, Success, decide_outcome
@@ -59,7 +60,9 @@ class JobRun:
         lease: Lease,
         heartbeat: Heartbeat,
         is_draining: Callable[[], bool],
+        training: TrainingState,
     ) -> None:
+        self._training = training
         self._settings, self._jobs, self._storage, self._workspaces = settings, job_service, storage, workspaces
         self._slot, self._lease, self._heartbeat, self._is_draining = slot, lease, heartbeat, is_draining
         self._workspace = workspaces.workspace(lease)
@@ -153,7 +156,14 @@ class JobRun:
         stored = StoredCheckpoints(self._storage, self._lease.job_id)
         sync = CheckpointSync(stored, self._workspace, self._lease.token)
         supervisor = Supervisor(
-            self._settings, self._lease, engine, self._reporter, sync, self._heartbeat, self._is_draining
+            self._settings,
+            self._lease,
+            engine,
+            self._reporter,
+            sync,
+            self._heartbeat,
+            self._is_draining,
+            self._training,
         )
         try:
             self._record_process(engine)

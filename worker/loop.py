@@ -15,15 +15,19 @@ import structlog
 from rvc_engine.errors import FailureCode
 from rvc_engine.workspace.disk import is_disk_full
 from rvc_train.schemas.jobs import JobStatus
+from server.conversions.queue import ConversionQueue
 from server.database.clock import database_clock
 from server.database.engine import checkpoint_large_wal, database_name, migrate
 from server.errors import LeaseLost, NotFound, SchemaChanged, SettingsRefused
-from server.job_store.leases import Lease
+from server.job_store.leases import Drain, Lease
 from server.jobs.service import JobService
 from server.storage.instances import Pairing, inspect_pairing, is_joined
 from server.storage.local import Storage
 from server.storage.permissions import restrict_access
 from server.transient_errors import first_line, is_transient
+from worker.conversions.engines import ConversionEngines
+from worker.conversions.placement import TrainingState
+from worker.conversions.service import ConversionService
 from worker.engine.slots import Slot, Slots
 from worker.engine.workspaces import Workspaces
 from worker.hardware.devices import device_name, visible_gpus
@@ -66,7 +70,9 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
     if slot is None:
         return
     try:
-        if retry_until_available(lambda: _recover(slot, job_service, settings.stop_seconds), give_up=stop.is_set):
+        if retry_until_available(
+            lambda: _recover(slot, job_service, storage, settings.stop_seconds), give_up=stop.is_set
+        ):
             worker_id = retry_until_available(lambda: _register(settings, job_service), give_up=stop.is_set)
             if worker_id is not None:
                 _Worker(settings, job_service, storage, worker_id, stop, workspaces, slots, slot, instance_id).run()
@@ -85,8 +91,8 @@ def _take_slot(slots: Slots, stop: threading.Event) -> Slot | None:
         ) from error
 
 
-def _recover(slot: Slot, job_service: JobService, grace_seconds: float) -> bool:
-    """End the engines of a slot's worker, which has ended, and hand back its jobs; true once that is done.
+def _recover(slot: Slot, job_service: JobService, storage: Storage, grace_seconds: float) -> bool:
+    """End the engines of a slot's worker, which has ended, and hand back its work; true once that is done.
 
     The record stays until then. Raises transient errors.
     """
@@ -94,6 +100,9 @@ def _recover(slot: Slot, job_service: JobService, grace_seconds: float) -> bool:
         return True
     for engine in slot.end_engines(grace_seconds):
         logger.warning("ended an engine that had outlived its worker", pid=engine.pid, job_id=engine.job_id)
+    queue = ConversionQueue(job_service.engine, storage, database_clock(job_service.engine))
+    for conversion_id in queue.requeue_worker(slot.worker_id):
+        logger.warning("a conversion of a worker whose process ended is served again", conversion_id=conversion_id)
     for job_id in job_service.requeue_worker(slot.worker_id):
         logger.warning("handed back the job of a worker whose process ended", job_id=job_id, worker_id=slot.worker_id)
     slot.clear()
@@ -166,6 +175,7 @@ def _register(settings: WorkerSettings, job_service: JobService) -> str:
         device_name=device_name(settings.device, os.environ),
         version=version("rvc-train"),
         heartbeat_seconds=settings.heartbeat_seconds,
+        serves_conversions=settings.conversions,
     )
 
 
@@ -193,9 +203,13 @@ class _Worker:
     is_outdated: bool = False
     """Whether the last claim was refused because another version upgraded the database."""
     heartbeat: Heartbeat = field(init=False)
+    training: TrainingState = field(default_factory=TrainingState)
+    conversion_engines: ConversionEngines = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
+        weights = settings.weights_folder or self.storage.weights_folder
+        self.conversion_engines = ConversionEngines(settings, weights, self.slot, self.training)
         self.heartbeat = Heartbeat(
             self.jobs,
             self.worker_id,
@@ -216,15 +230,30 @@ class _Worker:
         gpu_monitor.start()
         is_over = threading.Event()
         threading.Thread(target=_fold_wal, args=(self.jobs.engine, is_over), name="wal", daemon=True).start()
+        queue = ConversionQueue(self.jobs.engine, self.storage, database_clock(self.jobs.engine))
+        conversions = ConversionService(
+            settings,
+            queue,
+            self.storage,
+            self.workspaces,
+            self.conversion_engines,
+            self.worker_id,
+            lambda: self.stop.is_set() or self.heartbeat.drain is Drain.HAND_BACK,
+        )
+        if settings.conversions:
+            conversions.start()
         try:
             self.run_jobs()
         finally:
             is_over.set()
+            conversions.stop()
             gpu_monitor.stop()
             self.heartbeat.stop()
             retry_until_available(lambda: self.jobs.deregister_worker(self.worker_id), give_up=lambda: True)
             # Normally nothing is left. What is stays recorded when this fails, for the next worker in the slot.
-            retry_until_available(lambda: _recover(self.slot, self.jobs, settings.stop_seconds), give_up=lambda: True)
+            retry_until_available(
+                lambda: _recover(self.slot, self.jobs, self.storage, settings.stop_seconds), give_up=lambda: True
+            )
             logger.info("worker stopped", worker_id=self.worker_id, drained=self.heartbeat.drain is not None)
 
     def run_jobs(self) -> None:
@@ -244,9 +273,9 @@ class _Worker:
     def _recover_abandoned(self) -> None:
         """End engines that this worker could not end, and recover slots of workers on this machine that died."""
         try:
-            self.slot.end_engines(self.settings.stop_seconds)
+            self.slot.end_engines(self.settings.stop_seconds, of_jobs=True)
             for slot in self.slots.abandoned(self.slot):
-                _recover(slot, self.jobs, self.settings.stop_seconds)
+                _recover(slot, self.jobs, self.storage, self.settings.stop_seconds)
         except Exception as error:
             if not (is_transient(error) or isinstance(error, OSError)):
                 raise
@@ -275,6 +304,8 @@ class _Worker:
         """Run one job. An unexpected error hands it back, and ends neither the job nor the worker."""
         logger.info("job claimed", job_id=lease.job_id, attempt=lease.attempt, voice=lease.voice)
         self.heartbeat.attach(lease)
+        self.training.begin()
+        self.conversion_engines.make_room()
         try:
             JobRun(
                 self.settings,
@@ -285,6 +316,7 @@ class _Worker:
                 lease,
                 self.heartbeat,
                 self._is_draining,
+                self.training,
             ).run()
         except Exception as error:
             logger.exception("unexpected worker error", job_id=lease.job_id)
@@ -293,6 +325,7 @@ class _Worker:
             self._hand_back(lease, code, f"unexpected worker error ({type(error).__name__}: {error}); see its log")
             self.stop.wait(self.settings.retry_delay_seconds)  # another worker may succeed
         finally:
+            self.training.end()
             self.heartbeat.attach(None)
             self.next_sweep_at = 0.0
 

@@ -8,12 +8,17 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rvc_engine.child_processes import python_command, variable_names
-from server.settings import database_url_of
+from server.settings import GIB, database_url_of
 
 
 def default_engine_command() -> list[str]:
     """Command of the engine; the options of the run are appended."""
     return python_command("rvc_engine", "run")
+
+
+def default_conversion_command() -> list[str]:
+    """Command of the engine that converts; its options are appended."""
+    return python_command("rvc_engine", "serve-conversions")
 
 
 class WorkerSettings(BaseSettings):
@@ -49,6 +54,17 @@ class WorkerSettings(BaseSettings):
 
     content_folder: Path | None = None
     """Folder of a custom HuBERT, with `config.json` and weights, for jobs with content=local."""
+
+    conversions: bool = True
+    """Whether this worker serves conversions, beside jobs."""
+    conversion_command: list[str] = Field(default_factory=default_conversion_command)
+    """Command of the engine that converts; its options are appended."""
+    conversion_idle_minutes: float = Field(default=5, gt=0)
+    """Minutes after the last conversion until its engine, with the voices that it has loaded, is ended."""
+    conversion_memory_bytes: int = Field(default=4 * GIB, ge=GIB)
+    """Most memory of a GPU that conversions take. Where less is free they run on the CPU."""
+    conversion_spare_bytes: int = Field(default=GIB, ge=0)
+    """Memory of a GPU that conversions leave free for trainings: with less, their engine leaves the GPU at once."""
 
     poll_seconds: float = Field(default=1, gt=0)
     """Interval at which an idle worker polls for a job."""

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from rvc_engine.events import CheckpointSaved, Warned
+from rvc_engine.events import CheckpointSaved, Metric, Warned
 from server.errors import LeaseLost
 from server.job_store.leases import Lease, WorkerCommand
+from worker.conversions.placement import TrainingState
 from worker.engine.checkpoint_sync import CheckpointSync
 from worker.engine.outcome import StopReason
 from worker.engine.process import EngineExit, EngineProcess
@@ -47,6 +48,7 @@ class Supervisor:
     checkpoint_sync: CheckpointSync
     heartbeat: Heartbeat
     is_draining: Callable[[], bool]
+    training: TrainingState
     stop_reason: StopReason | None = None
     """Reason why the engine was asked to stop; None while it was not."""
     _stop_requested_at: float | None = None
@@ -71,6 +73,8 @@ class Supervisor:
     def _collect_events(self, timeout: float) -> None:
         events = self.engine.take_events(timeout)
         self.reporter.add(events)
+        if any(isinstance(event, Metric) for event in events):
+            self.training.has_stepped = True
         if any(isinstance(event, CheckpointSaved) for event in events):
             self.checkpoint_sync.schedule()
         if (error := self.checkpoint_sync.pop_error()) is not None:

@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from rvc_engine.cli.console import open_report
-from rvc_engine.cli.convert import convert
+from rvc_engine.cli.convert import convert, serve_conversions
 from rvc_engine.cli.voices import extract, inspect, merge, onnx, reorder_optimizer
 from rvc_engine.cli.weights import app as weights_app
 from rvc_engine.config import TrainingConfig
@@ -40,6 +40,7 @@ app = typer.Typer(
 
 app.add_typer(weights_app)
 app.command()(convert)
+app.command(hidden=True)(serve_conversions)
 for name, tool in (
     ("inspect", inspect),
     ("extract", extract),

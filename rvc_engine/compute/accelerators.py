@@ -98,3 +98,19 @@ def empty_cache() -> None:
     """Return PyTorch's cached memory to the accelerator."""
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
+
+
+CONTEXT_BYTES = 600 * 2**20
+"""Memory of CUDA itself and of its libraries in a process, which PyTorch does not count."""
+
+
+def limit_memory(device: torch.device, num_bytes: int) -> None:
+    """Let this process take at most so much of a CUDA GPU's memory: more is an out-of-memory error."""
+    if device.type == "cuda":
+        total = memory_of(device)[1]
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, num_bytes - CONTEXT_BYTES) / total), device)
+
+
+def reserved_bytes(device: torch.device) -> int:
+    """Memory of a CUDA GPU that this process holds; 0 on other devices."""
+    return torch.cuda.memory_reserved(device) + CONTEXT_BYTES if device.type == "cuda" else 0

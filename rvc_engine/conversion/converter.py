@@ -4,7 +4,6 @@ The method is the reference's (FORMATS, "Conversion"), with the same numbers in 
 `protect` uses the pitch before gaps are filled, as intended, and no audio is lost at the cuts of long input.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import scipy.signal
-import soundfile
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
@@ -21,9 +19,10 @@ from torch import Tensor
 from rvc_engine.audio.high_pass import HIGH_PASS_HZ, HIGH_PASS_ORDER
 from rvc_engine.audio.reading import UnreadableAudio, read_mono
 from rvc_engine.config import PitchEstimator as EstimatorName
-from rvc_engine.content.encoders import create_encoder
+from rvc_engine.config import SampleRate
+from rvc_engine.content.encoders import ContentEncoder, create_encoder
 from rvc_engine.content.windows import num_content_frames
-from rvc_engine.environment.files import replace
+from rvc_engine.conversion.formats import check_suffix, write_audio
 from rvc_engine.errors import InvalidConfig, InvalidDataset
 from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
 from rvc_engine.index.retrieval import Retrieval
@@ -31,8 +30,8 @@ from rvc_engine.machine import Machine
 from rvc_engine.models.synthesizer import PRIOR_NOISE_SCALE
 from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
 from rvc_engine.pitch.estimators import PitchEstimator, create_estimator
-from rvc_engine.voices.voice import load_voice
-from rvc_engine.workspace.disk import translating_disk_full
+from rvc_engine.voices.extract import load_voice_or_save
+from rvc_engine.voices.voice import Voice
 
 FRAME = 160
 """Samples at 16 kHz per frame of pitch: 10 ms."""
@@ -48,15 +47,14 @@ CUT_WITHIN = 6 * ANALYSIS_SAMPLE_RATE
 """Largest shift of a cut, in samples, to the quietest point."""
 SHORTEST = 400
 """Shortest input, in samples."""
-FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 
 
 @dataclass(frozen=True)
 class ConversionOptions:
     """Options of a conversion. Defaults are RVC's for a single file."""
 
-    key_shift: float = 0.0
-    """Semitones to raise the pitch by."""
+    key_shift: float | None = 0.0
+    """Semitones to raise the pitch by; None: as many as move the recording's median pitch to the voice's."""
     index_rate: float = 0.75
     """Share of the features retrieved from the index, if one is given: 0 none, 1 all."""
     protect: float = 0.33
@@ -74,7 +72,7 @@ class ConversionOptions:
         for name, highest in (("index_rate", 1.0), ("protect", 0.5), ("rms_mix_rate", 1.0)):
             if not 0 <= getattr(self, name) <= highest:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}; it must be between 0 and {highest:g}")
-        if not -48 <= self.key_shift <= 48:
+        if self.key_shift is not None and not -48 <= self.key_shift <= 48:
             raise InvalidConfig(f"key_shift is {self.key_shift}; it must be between -48 and 48 semitones")
 
 
@@ -99,19 +97,62 @@ class _Piece:
     """Samples without the padding, at 16 kHz."""
 
 
-class Converter:
-    """A voice with its index, encoder and pitch estimators, each loaded once."""
+@dataclass(frozen=True)
+class Converted:
+    """Converted speech."""
 
-    def __init__(self, voice: Path, index: Path | None, machine: Machine, device: torch.device) -> None:
-        """Load a voice. Raises IncompatibleCheckpoint for another file or another voice's index, and MissingWeights."""
-        self._voice = load_voice(voice, device)
-        self._retrieval = Retrieval(index, self._voice.hparams.feature_size) if index is not None else None
-        self._encoder = create_encoder(
-            self._voice.encoder, self._voice.hparams.version, machine, device, self._voice.embedder
-        )
+    samples: NDArray[np.int16]
+    """(num_samples,), at the voice's sample rate."""
+    key_shift: float
+    """Semitones that the pitch was raised by."""
+
+
+class Analysis:
+    """Content encoders and pitch estimators of a device, each loaded once and used by all its converters."""
+
+    def __init__(self, machine: Machine, device: torch.device) -> None:
+        self.device = device
         self._machine = machine
-        self._device = device
+        self._encoders: dict[tuple[str, str], ContentEncoder] = {}
         self._estimators: dict[str, PitchEstimator] = {}
+
+    def encoder(self, voice: Voice) -> ContentEncoder:
+        """The encoder that a voice was trained with. Raises as `create_encoder`."""
+        key = (voice.embedder, voice.hparams.version)
+        if key not in self._encoders:
+            self._encoders[key] = create_encoder(
+                voice.encoder, voice.hparams.version, self._machine, self.device, voice.embedder
+            )
+        return self._encoders[key]
+
+    def estimator(self, name: EstimatorName) -> PitchEstimator:
+        """A pitch estimator. Raises as `create_estimator`."""
+        if name not in self._estimators:
+            self._estimators[name] = create_estimator(name, self._machine)
+        return self._estimators[name]
+
+
+class Converter:
+    """A voice with its index, ready to convert."""
+
+    def __init__(
+        self,
+        voice: Path,
+        index: Path | None,
+        analysis: Analysis,
+        sample_rate: SampleRate | None = None,
+        content: str | None = None,
+    ) -> None:
+        """Load a voice file, or a save of a training.
+
+        `sample_rate` and `content`: the training's, where its file leaves them open. Raises IncompatibleCheckpoint for
+        another file or another voice's index, and MissingWeights.
+        """
+        self._device = analysis.device
+        self._voice = load_voice_or_save(voice, self._device, sample_rate, content)
+        self._retrieval = Retrieval(index, self._voice.hparams.feature_size) if index is not None else None
+        self._encoder = analysis.encoder(self._voice)
+        self._analysis = analysis
 
     @property
     def sample_rate(self) -> int:
@@ -123,16 +164,21 @@ class Converter:
         wave_16k: NDArray[np.float32],
         options: ConversionOptions,
         progress: Callable[[float], None] = lambda _share: None,
-    ) -> NDArray[np.int16]:
+    ) -> Converted:
         """Convert speech, (num_samples,) at 16 kHz, to 16-bit samples at `sample_rate`.
 
         `progress` is called with the share that is done. Raises InvalidDataset for too short input, InvalidConfig for a
-        speaker that the voice does not have or an estimator that is not installed, and MissingWeights for an estimator
-        without its weights.
+        speaker that the voice does not have, an estimator that is not installed or a median pitch that is unknown, and
+        MissingWeights for an estimator without its weights.
         """
         self._check_speaker(options.speaker)
+        if options.key_shift is None:
+            self._check_median_pitch(options.speaker)
         wave = high_pass(limit_peak(wave_16k))
-        pieces = list(self._pieces(wave, options))
+        padded = np.pad(wave, PADDING, mode="reflect")
+        hz = self._estimate(padded, options) if self._voice.hparams.f0 else None
+        key_shift = self._key_shift(hz, options)
+        pieces = list(self._pieces(wave, padded, hz, key_shift))
         rng = torch.Generator().manual_seed(options.seed)
         parts = []
         for done, piece in enumerate(pieces):
@@ -141,7 +187,8 @@ class Converter:
         progress(1.0)
         output = np.concatenate(parts)
         num_reference_samples = len(output) - len(parts[-1]) + self._num_reference_samples(pieces[-1])
-        return to_int16(mix_loudness(wave, output, self.sample_rate, options.rms_mix_rate, num_reference_samples))
+        loud = mix_loudness(wave, output, self.sample_rate, options.rms_mix_rate, num_reference_samples)
+        return Converted(to_int16(loud), key_shift)
 
     def _num_reference_samples(self, piece: _Piece) -> int:
         """Samples of the reference's output for the last piece, whose features are a frame or two shorter."""
@@ -164,9 +211,26 @@ class Converter:
         if not 0 <= speaker < count:
             raise InvalidConfig(f"the speaker is {speaker}, but the voice has speakers 0 to {count - 1}")
 
-    def _pieces(self, wave: NDArray[np.float32], options: ConversionOptions) -> Iterator[_Piece]:
-        padded = np.pad(wave, PADDING, mode="reflect")
-        pitch = self._pitch(padded, options) if self._voice.hparams.f0 else None
+    def _check_median_pitch(self, speaker: int) -> None:
+        if self._voice.hparams.f0 and speaker not in self._voice.median_pitch:
+            raise InvalidConfig(
+                "pitch_shift=auto needs the voice's median pitch, which this voice does not carry: it was made by "
+                "another program or an earlier version; give the semitones, such as 12 from a man to a woman"
+            )
+
+    def _key_shift(self, hz: NDArray[np.float64] | None, options: ConversionOptions) -> float:
+        """The semitones to shift by: given, or whole ones between the medians, so that music stays in a known key."""
+        if options.key_shift is not None:
+            return options.key_shift
+        if hz is None or not (hz > 0).any():  # a voice without pitch, or no voiced sound
+            return 0.0
+        target = self._voice.median_pitch[options.speaker]
+        return float(np.clip(np.rint(12 * np.log2(target / np.median(hz[hz > 0]))), -48, 48))
+
+    def _pieces(
+        self, wave: NDArray[np.float32], padded: NDArray[np.float32], hz: NDArray[np.float64] | None, key_shift: float
+    ) -> Iterator[_Piece]:
+        pitch = None if hz is None else _Pitch(interpolate_unvoiced(hz) * 2 ** (key_shift / 12), hz > 0)
         edges = [0, *cut_points(wave), len(wave)]
         for start, end in pairwise(edges):
             is_last = end == len(wave)
@@ -175,11 +239,9 @@ class Converter:
             own = _Pitch(pitch.hz[frames], pitch.is_voiced[frames]) if pitch is not None else None
             yield _Piece(padded[start:stop], own, end - start)
 
-    def _pitch(self, padded: NDArray[np.float32], options: ConversionOptions) -> _Pitch:
-        if options.pitch not in self._estimators:
-            self._estimators[options.pitch] = create_estimator(options.pitch, self._machine)
-        [hz] = self._estimators[options.pitch].estimate([padded])
-        return _Pitch(interpolate_unvoiced(hz) * 2 ** (options.key_shift / 12), hz > 0)
+    def _estimate(self, padded: NDArray[np.float32], options: ConversionOptions) -> NDArray[np.float64]:
+        [hz] = self._analysis.estimator(options.pitch).estimate([padded])
+        return hz
 
     def _features(self, piece: _Piece, options: ConversionOptions) -> NDArray[np.float32]:
         """Content features of a piece, one row per 10 ms, (frames, feature_size)."""
@@ -224,27 +286,18 @@ def convert_file(
     options: ConversionOptions,
     progress: Callable[[float], None] = lambda _share: None,
 ) -> float:
-    """Convert an audio file to a .wav or .flac file; return the length of the output in seconds.
+    """Convert an audio file to one of the suffix's format; return the length of the output in seconds.
 
     Raises InvalidConfig for another suffix, InvalidDataset when the source cannot be read, DiskFull, and the errors of
     `Converter.convert`.
     """
-    kind = FORMATS.get(target.suffix.lower())
-    if kind is None:
-        raise InvalidConfig(f"{target.name}: the output format must be .wav or .flac; change the file name")
+    check_suffix(target)
     try:
         wave = read_mono(source, ANALYSIS_SAMPLE_RATE)
     except UnreadableAudio as error:
         raise InvalidDataset(f"{source.name} cannot be read: {error}") from error
-    output = converter.convert(wave, options, progress)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with translating_disk_full(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            soundfile.write(temporary, output, converter.sample_rate, subtype="PCM_16", format=kind)
-            replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    output = converter.convert(wave, options, progress).samples
+    write_audio(target, output, converter.sample_rate)
     return len(output) / converter.sample_rate
 
 

@@ -199,6 +199,17 @@ def describe_exit(exit_code: int) -> str:
     return f"ended with exit code {exit_code}"
 
 
+def lower_priority() -> None:
+    """Give this process a low priority, and make it the first that a system out of memory ends: others do more work.
+
+    On Windows the one that starts it sets its priority, by `Limits`.
+    """
+    if sys.platform != "win32":
+        os.nice(10)
+        with contextlib.suppress(OSError):  # not Linux
+            (_PROC / "self/oom_score_adj").write_text("1000")
+
+
 def boot_id() -> str:
     """Text that is new at each start of the machine; empty where the system has none."""
     with contextlib.suppress(OSError):

@@ -30,6 +30,7 @@ from rvc_engine.events import ArtifactKind, ArtifactReady
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import PRIOR_NOISE_SCALE, Synthesizer
 from rvc_engine.reporting import StageReport
+from rvc_engine.voices.median_pitch import MEDIAN_PITCH, median_pitch
 from rvc_engine.voices.voice import SPEAKER_NAMES
 from rvc_engine.workspace.atomic_files import keep_aside
 from rvc_engine.workspace.base_weights_choice import BaseWeightsChoice
@@ -62,6 +63,8 @@ class VoiceDetails:
     base_weights: str | None = None
     """Base weights of the user's own, or the earlier voice that it was trained from; none: published ones were missing.
     None in all other cases."""
+    median_pitch: Mapping[int, float] = field(default_factory=dict)
+    """Median pitch of its speakers in Hz, by id; empty where it is unknown."""
 
     @classmethod
     def from_checkpoint(cls, workspace: Workspace, config: TrainingConfig, progress: TrainProgress) -> Self:
@@ -75,7 +78,7 @@ class VoiceDetails:
         if config.pretrained == "none" and choice is not None and choice.pretrained == "none":
             origin = "none"
         epoch = completed_epochs(progress)
-        return cls(workspace.voice, epoch, progress.step, embedder, seconds, speakers, origin)
+        return cls(workspace.voice, epoch, progress.step, embedder, seconds, speakers, origin, median_pitch(workspace))
 
 
 def voice_tree(weights: dict[str, Tensor], hparams: Hyperparameters, details: VoiceDetails) -> dict[str, Any]:
@@ -107,6 +110,7 @@ def voice_tree(weights: dict[str, Tensor], hparams: Hyperparameters, details: Vo
         "vocoder": "HiFi-GAN",
         **names,
         **({"base_weights": details.base_weights} if details.base_weights else {}),
+        **({MEDIAN_PITCH: dict(details.median_pitch)} if details.median_pitch else {}),
     }
 
 

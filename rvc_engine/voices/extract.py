@@ -5,17 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import torch
 from torch import Tensor
 
 from rvc_engine.checkpoints.base_weights import published_names
 from rvc_engine.checkpoints.io import load_file
 from rvc_engine.config import ContentEncoder, SampleRate
-from rvc_engine.content.names import embedder_name
+from rvc_engine.content.names import embedder_name, encoder_of
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.identity import ModelIdentity, generator_layout, identify, mismatch, shapes_of
+from rvc_engine.models.synthesizer import Synthesizer
 from rvc_engine.voices.export import VoiceDetails, write_voice
 from rvc_engine.voices.inspect import CONTENTVEC
+from rvc_engine.voices.median_pitch import median_pitch
+from rvc_engine.voices.voice import Voice, voice_of
 from rvc_engine.workspace.layout import Workspace
 
 
@@ -48,7 +52,39 @@ def extract(
     Raises IncompatibleCheckpoint when the file contains no generator of a published layout, InvalidConfig when the rate
     is missing or contradicts the tensors, ArtifactInvalid when the voice fails its check, DiskFull.
     """
-    found = _read(source)
+    found = _read(source, load_file(source, lazily=True))
+    identity, hparams = _identify(source, found, sample_rate)
+    stated = _embedder(encoder) if encoder else _encoder_beside(source)
+    pitch = _median_pitch_beside(source)
+    details = VoiceDetails(name, found.epoch, found.step, stated or CONTENTVEC, seconds=0.0, median_pitch=pitch)
+    write_voice(target, found.weights, hparams, details)
+    return Extracted(identity, found.epoch, stated or CONTENTVEC, stated is not None)
+
+
+def load_voice_or_save(
+    path: Path, device: torch.device, sample_rate: SampleRate | None = None, content: str | None = None
+) -> Voice:
+    """Load a voice file, or the voice of a training checkpoint as `extract` finds it; no file is written.
+
+    `content`: the training's encoder, for a checkpoint outside its run's folder. Raises IncompatibleCheckpoint, and
+    InvalidConfig as `extract`.
+    """
+    if not path.is_file():  # such as a save of a running job that a newer one has replaced
+        raise IncompatibleCheckpoint(f"{path.name} is not there any more; choose another save")
+    tree = load_file(path, lazily=True)
+    if isinstance(tree, dict) and "weight" in tree:
+        return voice_of(path, tree, device)
+    found = _read(path, tree)
+    _, hparams = _identify(path, found, sample_rate)
+    embedder = _encoder_beside(path) or (_embedder(content) if content else CONTENTVEC)
+    model = Synthesizer(hparams, with_posterior=False)
+    model.load_state_dict({n: v.float() for n, v in found.weights.items() if not n.startswith("enc_q.")})
+    model = model.eval().requires_grad_(False).to(device)
+    return Voice(model, encoder_of(embedder), embedder, median_pitch=_median_pitch_beside(path))
+
+
+def _identify(source: Path, found: _Source, sample_rate: SampleRate | None) -> tuple[ModelIdentity, Hyperparameters]:
+    """The kind of a checkpoint's generator and its hyperparameters. Raises as `extract`."""
     shapes = shapes_of(found.weights)
     identity = identify(shapes)
     if identity is None or identity.role == "discriminators":
@@ -57,14 +93,10 @@ def extract(
     hparams = _hparams(source, identity, sample_rate)
     if fault := mismatch(shapes, generator_layout(hparams, identity.has_posterior)):
         raise IncompatibleCheckpoint(f"{source} gives no voice that RVC or Applio can load: {fault}")
-    stated = _embedder(encoder) if encoder else _encoder_beside(source)
-    details = VoiceDetails(name, found.epoch, found.step, stated or CONTENTVEC, seconds=0.0)
-    write_voice(target, found.weights, hparams, details)
-    return Extracted(identity, found.epoch, stated or CONTENTVEC, stated is not None)
+    return identity, hparams
 
 
-def _read(source: Path) -> _Source:
-    tree = load_file(source, lazily=True)
+def _read(source: Path, tree: Any) -> _Source:
     if isinstance(tree, dict) and "weight" in tree and "config" in tree:
         raise IncompatibleCheckpoint(f"{source} is already a voice file; there is nothing to extract")
     if isinstance(tree, dict) and "generator" in tree and isinstance(tree.get("place"), dict):
@@ -131,3 +163,9 @@ def _encoder_beside(source: Path) -> str | None:
         if isinstance(named, str) and named:
             return named
     return None
+
+
+def _median_pitch_beside(source: Path) -> dict[int, float]:
+    """Median pitch of the speakers by the run's folder; empty without one."""
+    folder = source.absolute().parent
+    return median_pitch(Workspace(folder, "any")) or median_pitch(Workspace(folder.parent, "any"))

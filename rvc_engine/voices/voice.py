@@ -14,6 +14,7 @@ from rvc_engine.content.names import encoder_of
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Synthesizer
+from rvc_engine.voices.median_pitch import stored_median_pitch
 
 SPEAKER_NAMES = "speaker_names"
 """Key of a voice file with several speakers: {id: name}. RVC and Applio ignore it."""
@@ -31,6 +32,8 @@ class Voice:
     """Encoder as named in the file, with the checksum of a local one."""
     speakers: dict[int, str] = field(default_factory=dict)
     """Names of its speakers by id; empty where the file has none."""
+    median_pitch: dict[int, float] = field(default_factory=dict)
+    """Median pitch of its speakers in Hz by id; empty where it is unknown."""
 
     @property
     def hparams(self) -> Hyperparameters:
@@ -43,7 +46,11 @@ def load_voice(path: Path, device: torch.device) -> Voice:
 
     Raises IncompatibleCheckpoint when it is not a voice, or needs an unsupported content encoder.
     """
-    tree = load_file(path)
+    return voice_of(path, load_file(path), device)
+
+
+def voice_of(path: Path, tree: Any, device: torch.device) -> Voice:
+    """The voice in a file's tree, as `load_voice`."""
     try:
         weights: dict[str, Tensor] = published_names(tree["weight"])
         # Early v1 files name neither version nor pitch.
@@ -60,7 +67,8 @@ def load_voice(path: Path, device: torch.device) -> Voice:
             "<voice>.pth as RVC, Applio or this engine exports it, not a G_ or D_ checkpoint"
         ) from error
     encoder = encoder_of(embedder)
-    return Voice(model.eval().requires_grad_(False).to(device), encoder, embedder or "contentvec", speaker_names(tree))
+    model = model.eval().requires_grad_(False).to(device)
+    return Voice(model, encoder, embedder or "contentvec", speaker_names(tree), stored_median_pitch(tree))
 
 
 def speaker_names(tree: dict[str, Any]) -> dict[int, str]:

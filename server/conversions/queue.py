@@ -89,6 +89,12 @@ class ConversionQueue:
     def __init__(self, engine: sa.Engine, storage: Storage, clock: Callable[[], datetime]) -> None:
         self._engine, self._storage, self._clock = engine, storage, clock
 
+    def has_waiting(self) -> bool:
+        """Whether a conversion waits: a read, which idle workers can afford more often than a claim."""
+        query = select(Conversion.number).where(Conversion.status == S.WAITING).limit(1)
+        with read_session(self._engine) as session:
+            return session.exec(query).first() is not None
+
     def claim(self, worker_id: str) -> ConversionLease | None:
         """Claim the conversion that waits for the longest time; None when none waits, or the worker is draining.
 

@@ -56,6 +56,12 @@ def voice_files(session: Session, job: Job, save: str | None, storage: Storage) 
     return VoiceFiles(checkpoint=saves.get(int(save)), index=index)
 
 
+def find_save(workspace: Path, save: str) -> Path | None:
+    """A save in a workspace outside the data folder, by its number or `latest`."""
+    saves = saved_generators(workspace)
+    return next(reversed(saves.values()), None) if save == LATEST else saves.get(int(save)) if save != BEST else None
+
+
 def saved_generators(workspace: Path) -> dict[int, Path]:
     """`G_` files in a job's workspace by the number in their names, the last written at the end."""
     found = {}

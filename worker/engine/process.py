@@ -55,8 +55,8 @@ class EngineProcess:
         self._exited_at: float | None = None
         self._child = ProcessGroup(command, environment, stdin=PIPE, stdout=PIPE, stderr=PIPE)
         self._readers = [
-            _reader(self._child.stdout, self._on_stdout),
-            _reader(self._child.stderr, self._on_stderr),
+            read_lines(self._child.stdout, self._on_stdout),
+            read_lines(self._child.stderr, self._on_stderr),
         ]
 
     @property
@@ -169,8 +169,10 @@ def terminate_stale_engine(pid: int, started_at: float, grace_seconds: float) ->
     return identity is not None and end_process(pid, identity, grace_seconds)
 
 
-def _reader(pipe: IO[bytes] | None, take: Callable[[str], None]) -> threading.Thread:
-    """Start a thread that passes each line of a pipe to `take` until the pipe closes."""
+def read_lines(
+    pipe: IO[bytes] | None, take: Callable[[str], None], at_end: Callable[[], None] = lambda: None
+) -> threading.Thread:
+    """Start a thread that passes each line of a pipe to `take` until the pipe closes, and then calls `at_end`."""
     assert pipe is not None  # noqa: S101 - the child is started with pipes
 
     def read() -> None:
@@ -178,6 +180,7 @@ def _reader(pipe: IO[bytes] | None, take: Callable[[str], None]) -> threading.Th
             text = line.decode(errors="replace").rstrip("\r\n")
             if text:
                 take(text)
+        at_end()
 
     thread = threading.Thread(target=read, name="engine-reader", daemon=True)
     thread.start()

@@ -13,6 +13,7 @@ Processes are identified and ended by `rvc_engine.environment.processes`.
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -34,8 +35,9 @@ class EngineRecord(BaseModel):
     pid: int
     identity: str
     """As of `process_identity`."""
-    job_id: str
-    token: int
+    job_id: str | None = None
+    """None: it serves conversions, also between two jobs."""
+    token: int = 0
     """Token of the attempt's lease."""
 
 
@@ -66,6 +68,8 @@ class Slot:
     def __init__(self, path: Path, lock: filelock.BaseFileLock, record: SlotRecord | None) -> None:
         """`record`: that of a dead worker; None without one."""
         self.path, self._lock, self._record = path, lock, record
+        self._changing = threading.Lock()
+        """Held by the thread, of jobs or of conversions, that changes the record."""
 
     @property
     def worker_id(self) -> str | None:
@@ -85,27 +89,36 @@ class Slot:
         )
         self._write(self._record)
 
-    def add_engine(self, pid: int, lease: Lease) -> None:
-        """Record an engine that was just started. A full disk prevents that, but does not end the run."""
+    def add_engine(self, pid: int, lease: Lease | None) -> None:
+        """Record an engine that was just started; without a lease, one that serves conversions.
+
+        A full disk prevents that, but does not end the run.
+        """
         identity = process_identity(pid)
-        if identity is not None and self._record is not None:
-            self._record.engines.append(
-                EngineRecord(pid=pid, identity=identity, job_id=lease.job_id, token=lease.token)
-            )
+        if identity is None or self._record is None:
+            return
+        engine = EngineRecord(pid=pid, identity=identity)
+        if lease is not None:
+            engine = EngineRecord(pid=pid, identity=identity, job_id=lease.job_id, token=lease.token)
+        with self._changing:
+            self._record.engines.append(engine)
             self._try_write(self._record)
 
     def remove_engine(self, pid: int) -> None:
         """Remove the record of an engine that has ended."""
-        if self._record is not None and any(engine.pid == pid for engine in self._record.engines):
-            self._record.engines = [engine for engine in self._record.engines if engine.pid != pid]
-            self._try_write(self._record)
+        with self._changing:
+            if self._record is not None and any(engine.pid == pid for engine in self._record.engines):
+                self._record.engines = [engine for engine in self._record.engines if engine.pid != pid]
+                self._try_write(self._record)
 
-    def end_engines(self, grace_seconds: float) -> list[EngineRecord]:
+    def end_engines(self, grace_seconds: float, *, of_jobs: bool = False) -> list[EngineRecord]:
         """End the recorded engines, none of which has a live lease; returns those that still ran.
 
-        To be called by the slot's worker between two jobs, or by the successor of a dead one.
+        To be called by the successor of a dead worker; or, `of_jobs` alone, by the slot's worker between two jobs.
         """
         engines = [] if self._record is None else list(self._record.engines)
+        if of_jobs:
+            engines = [engine for engine in engines if engine.job_id is not None]
         ended = [engine for engine in engines if end_process(engine.pid, engine.identity, grace_seconds)]
         for engine in engines:
             if process_identity(engine.pid) != engine.identity:

@@ -79,3 +79,18 @@ def _use(handle: Any) -> float | None:
         return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
     except pynvml.NVMLError:
         return None
+
+
+def free_memory(which: str) -> int | None:
+    """Free bytes of a GPU by index or UUID; None where NVIDIA's driver cannot tell."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        gpu = read_gpu(which)
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+    return gpu.memory_total_bytes - gpu.memory_used_bytes

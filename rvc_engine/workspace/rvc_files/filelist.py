@@ -145,6 +145,13 @@ def _is_older_than_records(workspace: Workspace) -> bool:
     return all(Path(text.partition("|")[0]).is_relative_to(root) for _, text in _lines(workspace.filelist))
 
 
+def training_lines(workspace: Workspace) -> list[list[str]]:
+    """The parts of each line of `filelist.txt`, whoever wrote it; empty without a list."""
+    if not workspace.filelist.is_file():
+        return []
+    return [_Line.parse(number, text).parts for number, text in _lines(workspace.filelist)]
+
+
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Numbers, from 1, and texts of the lines that are not blank."""
     lines = ((number, line.strip()) for number, line in enumerate(re.split(r"\r\n|\r|\n", read_text(path)), start=1))

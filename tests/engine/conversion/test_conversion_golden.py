@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.conversion import converter as conversion
-from rvc_engine.conversion.converter import ConversionOptions, Converter
+from rvc_engine.conversion.converter import Analysis, ConversionOptions, Converter
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
 from rvc_engine.models.synthesizer import Synthesizer
@@ -158,10 +158,10 @@ def convert_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[C
                 monkeypatch.setattr(conversion, name, seconds * RATE)
         faiss.write_index(recipe_index(size), str(tmp_path / "anna.index"))
         voice = recipe_voice(case, tmp_path / "anna.pth")
-        converter = Converter(voice, tmp_path / "anna.index", Machine(num_threads=1), torch.device("cpu"))
+        converter = Converter(voice, tmp_path / "anna.index", Analysis(Machine(num_threads=1), torch.device("cpu")))
         monkeypatch.setattr(torch, "randn", lambda *shape, generator: torch.zeros(shape))
         options = ConversionOptions(case.key, case.index_rate, 0.5, case.rms_mix_rate, speaker=case.speaker)
-        return converter.convert(recipe_wave(case), options)
+        return converter.convert(recipe_wave(case), options).samples
 
     return convert
 

@@ -16,7 +16,7 @@ from rvc_engine.cli.convert import convert
 from rvc_engine.config import PitchEstimator as EstimatorName
 from rvc_engine.config import TrainingConfig
 from rvc_engine.conversion import converter as conversion
-from rvc_engine.conversion.converter import ConversionOptions, Converter, convert_file
+from rvc_engine.conversion.converter import Analysis, ConversionOptions, Converter, convert_file
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig, InvalidDataset
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.index.retrieval import Retrieval
@@ -77,7 +77,7 @@ class RecordingModel:
 
 @pytest.fixture
 def converter(voice):
-    return Converter(voice, None, Machine(num_threads=1), CPU)
+    return Converter(voice, None, Analysis(Machine(num_threads=1), CPU))
 
 
 @pytest.fixture
@@ -181,12 +181,12 @@ def test_pitch_arrives_shifted_by_the_key_and_in_coarse_bins_as_in_training(reco
 def test_nothing_is_lost_or_shifted_where_long_input_was_cut(recorded, monkeypatch):
     converter, model = recorded
     wave = glide(20)
-    whole = converter.convert(wave, ConversionOptions(rms_mix_rate=1))
+    whole = converter.convert(wave, ConversionOptions(rms_mix_rate=1)).samples
     assert len(model.given) == 1
     monkeypatch.setattr(conversion, "LONGEST_WHOLE", 4 * RATE)
     monkeypatch.setattr(conversion, "CUT_EVERY", 3 * RATE)
     monkeypatch.setattr(conversion, "CUT_WITHIN", RATE // 2)
-    in_pieces = converter.convert(wave, ConversionOptions(rms_mix_rate=1))
+    in_pieces = converter.convert(wave, ConversionOptions(rms_mix_rate=1)).samples
     assert len(model.given) > 6
     assert len(in_pieces) == 20 * 40_000
     np.testing.assert_array_equal(in_pieces, whole)
@@ -224,18 +224,18 @@ def test_a_file_becomes_16_bit_sound_of_the_same_length_and_twice_the_same(conve
 
 
 def test_another_seed_gives_other_noise(converter):
-    one, other = (converter.convert(glide(0.5), ConversionOptions(seed=seed)) for seed in (0, 1))
+    one, other = (converter.convert(glide(0.5), ConversionOptions(seed=seed)).samples for seed in (0, 1))
     assert (one != other).any()
 
 
 def test_a_voice_without_pitch_converts_too(tmp_path):
-    converter = Converter(make_voice(tmp_path / "flat.pth", f0=False), None, Machine(), CPU)
-    assert len(converter.convert(glide(0.5), ConversionOptions())) == 20_000
+    converter = Converter(make_voice(tmp_path / "flat.pth", f0=False), None, Analysis(Machine(), CPU))
+    assert len(converter.convert(glide(0.5), ConversionOptions()).samples) == 20_000
 
 
 @pytest.mark.parametrize("seconds", [0.03, 0.4])
 def test_very_short_sounds_convert(converter, seconds):
-    assert len(converter.convert(glide(seconds), ConversionOptions())) == int(seconds * RATE) * 40_000 // RATE
+    assert len(converter.convert(glide(seconds), ConversionOptions()).samples) == int(seconds * RATE) * 40_000 // RATE
 
 
 def test_input_that_cannot_be_converted_is_an_error(converter, tmp_path):
@@ -244,8 +244,8 @@ def test_input_that_cannot_be_converted_is_an_error(converter, tmp_path):
     (tmp_path / "text.wav").write_text("not sound")
     with pytest.raises(InvalidDataset, match=r"text\.wav cannot be read"):
         convert_file(tmp_path / "text.wav", tmp_path / "out.wav", converter, ConversionOptions())
-    with pytest.raises(InvalidConfig, match=r"\.wav or \.flac"):
-        convert_file(tmp_path / "text.wav", tmp_path / "out.mp3", converter, ConversionOptions())
+    with pytest.raises(InvalidConfig, match=r"\.mp3 or \.opus"):
+        convert_file(tmp_path / "text.wav", tmp_path / "out.ogg", converter, ConversionOptions())
     with pytest.raises(InvalidConfig, match="speakers 0 to 108"):
         converter.convert(glide(0.5), ConversionOptions(speaker=109))
     with pytest.raises(InvalidConfig, match="protect"):
@@ -257,7 +257,7 @@ def test_a_voice_of_a_local_encoder_takes_no_other(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"another encoder's weights")
     with pytest.raises(IncompatibleCheckpoint, match="was trained with the content encoder local-000"):
-        Converter(voice, None, Machine(content_folder=tmp_path), CPU)
+        Converter(voice, None, Analysis(Machine(content_folder=tmp_path), CPU))
 
 
 def test_a_voice_of_an_unknown_encoder_is_refused_and_one_of_either_spelling_is_not(voice, tmp_path):

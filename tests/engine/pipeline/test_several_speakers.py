@@ -14,7 +14,7 @@ from rvc_engine.checkpoints.io import load_file
 from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.cli.pipeline_script import app
 from rvc_engine.config import TrainingConfig
-from rvc_engine.conversion.converter import ConversionOptions, Converter
+from rvc_engine.conversion.converter import Analysis, ConversionOptions, Converter
 from rvc_engine.data.clips import epoch_batches, list_clips
 from rvc_engine.data.speakers import Speakers
 from rvc_engine.errors import ArtifactInvalid, InvalidConfig, InvalidDataset
@@ -138,13 +138,15 @@ def test_a_speakers_index_that_does_not_answer_is_not_published(duo: Workspace) 
 
 
 def test_conversion_takes_a_speaker_by_name_or_number_and_they_sound_different(duo: Workspace) -> None:
-    converter = Converter(duo.voice_file, duo.index_file, Machine(num_threads=1), CPU)
+    converter = Converter(duo.voice_file, duo.index_file, Analysis(Machine(num_threads=1), CPU))
     assert [converter.find_speaker(word) for word in ("anna", "bob", "5", "")] == [2, 5, 5, 2]
     with pytest.raises(InvalidConfig, match="no speaker 'eve'; it has 2 anna, 5 bob"):
         converter.find_speaker("eve")
     wave = 0.3 * np.sin(2 * np.pi * 200 * np.arange(8000) / 16_000).astype(np.float32)
     one, same, other = (
-        converter.convert(wave, ConversionOptions(pitch="dio", speaker=converter.find_speaker(name))).astype(float)
+        converter.convert(wave, ConversionOptions(pitch="dio", speaker=converter.find_speaker(name))).samples.astype(
+            float
+        )
         for name in ("anna", "2", "bob")
     )
     assert np.array_equal(one, same)
