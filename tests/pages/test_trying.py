@@ -71,7 +71,7 @@ def house(open_station: Callable[..., Any], token: str, tmp_path_factory: pytest
     station.start_server()
     station.start_worker()
     dataset = station.upload(station.samples / "vm-review.flac", name="anna")
-    config = station.small.model_copy(update={"save_every_epochs": 1})
+    config = station.small.model_copy(update={"save_every_epochs": 1, "keep_saves": "all"})
     job = station.wait_for(station.submit(dataset, config=config), "succeeded", "failed")
     assert job.status == "succeeded", job.error
     yield SimpleNamespace(station=station, dataset=dataset, job=job, desk=Desk(station))
@@ -156,7 +156,7 @@ def _position(page: Page, wave: int) -> float:
 
 def test_the_microphone_is_recorded_heard_and_converted(house: Any, visit: Any) -> None:
     with at_the_panel(house, visit, microphone=True) as page:
-        page.get_by_role("button", name="Record").click()
+        page.get_by_role("button", name="Record", exact=True).click()
         expect(page.locator(".recording")).to_contain_text("of 10 min")
         page.wait_for_function("() => document.querySelector('.recording meter').value > 0.01")
         page.wait_for_timeout(1500)
@@ -180,9 +180,9 @@ def test_a_microphone_that_is_not_allowed_or_offered_is_said_in_a_sentence(house
     visitor = visit(house.station)
     page = visitor.page
     visitor.open(f"/jobs/{house.job.id}")
-    page.get_by_role("button", name="Record").click()
+    page.get_by_role("button", name="Record", exact=True).click()
     expect(page.locator(".sources-part .fault").last).to_contain_text("does not allow the microphone")
-    expect(page.get_by_role("button", name="Record")).to_be_enabled()
+    expect(page.get_by_role("button", name="Record", exact=True)).to_be_enabled()
     visitor.forgive(ELSEWHERE)
     address = house.station.url.replace("127.0.0.1", ELSEWHERE)
     visitor.context.add_cookies(
@@ -190,7 +190,7 @@ def test_a_microphone_that_is_not_allowed_or_offered_is_said_in_a_sentence(house
     )
     page.goto(f"{address}/jobs/{house.job.id}")
     expect(page.locator("#try-section")).to_contain_text("Browsers offer the microphone over https, or at localhost")
-    expect(page.get_by_role("button", name="Record")).to_have_count(0)
+    expect(page.get_by_role("button", name="Record", exact=True)).to_have_count(0)
 
 
 def test_several_files_are_one_conversion_with_one_zip_and_what_failed_is_said(house: Any, visit: Any) -> None:
@@ -252,7 +252,7 @@ def test_the_panel_keeps_nobody_out_and_fits_a_phone(house: Any, visit: Any, tmp
         convert(page)
         house.desk.finish(house.desk.take())
         expect(page.locator(".try .preview").first).to_have_attribute("data-original", "ready")
-        page.get_by_role("button", name="Record").click()
+        page.get_by_role("button", name="Record", exact=True).click()
         expect(page.locator(".recording")).to_be_visible()
         assert page.evaluate("() => document.documentElement.scrollWidth") <= viewport["width"], name
         visitor.check_accessible(f"the panel on a {name}")
