@@ -15,13 +15,36 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from rvc_engine.config import TrainingConfig
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.models.synthesizer import Synthesizer
+from rvc_engine.voices.export import VoiceDetails, write_voice
 from rvc_train.schemas.voices.conversions import ConversionFailure
 from server.conversions.queue import ConversionLease, ConversionQueue, ResultFile
 from server.database.engine import create_engine
 from server.storage.local import Storage, StoredFile
 
+SECONDS_TO_CONVERT = 150
 ELSEWHERE = "elsewhere.test"
 """A name that Chromium finds on this machine, and does not trust with a microphone."""
+
+
+DECODE = """async (address) => {
+  const bytes = await (await fetch(address)).arrayBuffer();
+  const sound = await new OfflineAudioContext(1, 1, 44100).decodeAudioData(bytes);
+  const loudest = sound.getChannelData(0).reduce((most, one) => Math.max(most, Math.abs(one)), 0);
+  return { seconds: sound.duration, loudest };
+}"""
+
+
+def small_voice(path: Path) -> Path:
+    """A voice of a small net with random weights."""
+    config = TrainingConfig(content="whisper-tiny", pretrained="none", width=24)
+    hparams = Hyperparameters.from_config(config)
+    write_voice(
+        path, Synthesizer(hparams).state_dict(), hparams, VoiceDetails("anna", 1, 1, "whisper-tiny.en-l2l3", 60.0)
+    )
+    return path
 
 
 class Desk:
@@ -191,6 +214,41 @@ def test_a_microphone_that_is_not_allowed_or_offered_is_said_in_a_sentence(house
     page.goto(f"{address}/jobs/{house.job.id}")
     expect(page.locator("#try-section")).to_contain_text("Browsers offer the microphone over https, or at localhost")
     expect(page.get_by_role("button", name="Record", exact=True)).to_have_count(0)
+
+
+def test_the_microphone_comes_back_in_the_voice(
+    open_station: Callable[..., Any], token: str, visit: Any, tmp_path: Path
+) -> None:
+    """With a worker and an engine: what Chromium's fake microphone records, rendered by a small voice."""
+    station = open_station(tmp_path, token)
+    try:
+        station.follow_script(
+            ["train", 2, 0.01, 1], ["true_voice", str(small_voice(tmp_path / "anna.pth"))], ["succeed"]
+        )
+        station.start_server()
+        station.start_worker()
+        dataset = station.upload(station.samples / "vm-review.flac", name="anna")
+        job = station.wait_for(station.submit(dataset), "succeeded", "failed")
+        assert job.status == "succeeded", job.error
+        visitor = visit(station)
+        visitor.context.grant_permissions(["microphone"])
+        page = visitor.page
+        visitor.open(f"/jobs/{job.id}")
+        page.get_by_role("button", name="Record", exact=True).click()
+        page.wait_for_timeout(2500)
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_label("Pitch", exact=True).select_option("0")
+        convert(page)
+        row = page.locator(".try")
+        expect(row.locator(".pill")).to_have_text("Ready", timeout=1000 * SECONDS_TO_CONVERT)
+        expect(row.locator(".preview")).to_have_attribute("data-converted", "ready")
+        expect(row).to_contain_text("Ran on the CPU")
+        result = page.evaluate(DECODE, row.get_by_role("link", name="Download").get_attribute("href"))
+        assert 1 < result["seconds"] < 10
+        assert result["loudest"] > 0
+        page.close()  # before its server
+    finally:
+        station.close()
 
 
 def test_several_files_are_one_conversion_with_one_zip_and_what_failed_is_said(house: Any, visit: Any) -> None:

@@ -144,6 +144,12 @@ class Engine:
         write_atomically(path, content)
         self.offer(kind, path, hashlib.sha256(content).hexdigest())
 
+    def true_voice(self, source: str) -> None:
+        """A copy of this voice."""
+        content = Path(source).read_bytes()
+        write_atomically(self.workspace.voice_file, content)
+        self.offer("voice", self.workspace.voice_file, hashlib.sha256(content).hexdigest())
+
     def evaluated(self, step: int, mel: float, is_best: bool) -> None:
         values = {"eval/mel": mel, "eval/f0_cents": 40.0}
         fields = {"step": step, "epoch": step, "values": values, "held_out": True, "is_best": is_best}

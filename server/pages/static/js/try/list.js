@@ -96,14 +96,14 @@ export class Conversions {
     return h("small", { class: "muted" },
       one.device && [t("try.ran_on", { device: one.device.startsWith("cpu") ? t("try.cpu") : one.device }), one.device_reason ? ` (${one.device_reason})` : "", " · "],
       one.expires_at && t("try.kept_until", { time: when(one.expires_at) }),
-      results.length === 1 && [" · SHA-256 ", h("code", { class: "sha" }, sha256), " ",
-        h("button", { type: "button", class: "quiet", "aria-label": t("job.copy", { name: results[0].name }), onclick: () => attempt(async () => {
-          await copy(sha256);
-          notify(t("job.copied"));
-        }) }, "⧉")]);
+      results.length === 1 && [" · SHA-256 ", h("button", { type: "button", class: "quiet mono", title: sha256, onclick: () => attempt(async () => {
+        await copy(sha256);
+        notify(t("job.copied"));
+      }) }, h("span", { class: "hidden" }, t("job.copy", { name: results[0].name })), h("span", { class: "sha" }, sha256))]);
   }
 
   update(row, one) {
+    setText(row.querySelector("time"), ago(one.created_at));
     const bar = row.querySelector("progress");
     if (bar) bar.value = one.progress;
     const state = row.querySelector(".state");
@@ -146,6 +146,7 @@ export class Conversions {
     this.players.set(one.id, player);
     const row = [...this.list.children].find((child) => child.dataset.key.startsWith(`${one.id} `));
     row.querySelector(".player-place").replaceChildren(player.element);
+    if (done(one).length === 1) row.querySelector(".listen").hidden = true; // the player has its own
     return player;
   }
 

@@ -72,7 +72,7 @@ export class Take {
       const level = samples.reduce((most, one) => Math.max(most, Math.abs(one)), 0);
       const now = performance.now();
       if (level > SILENCE) heardAt = now;
-      this.meter.value = level;
+      this.meter.value = Math.sqrt(level); // as loudness is heard
       setText(this.clock, t("try.microphone.clock", { time: duration((now - begin) / 1000), most: duration(this.maxSeconds) }));
       this.hint.hidden = now - heardAt < 1000 * SILENT_SECONDS;
       if (now - begin >= 1000 * this.maxSeconds) this.end();

@@ -18,8 +18,8 @@ export class Sources {
     this.files = []; // [{ path, file, isRecorded }]
     this.player = null;
     this.take = null;
-    this.list = h("ul", { class: "sources" });
-    this.listening = h("div");
+    this.list = h("ul", { class: "sources", hidden: true });
+    this.listening = h("div", { hidden: true });
     this.level = { meter: h("meter", { min: 0, max: 1, high: 0.97, "aria-label": t("try.microphone.level") }),
       clock: h("span", { role: "timer" }), hint: h("p", { class: "fault", role: "alert", hidden: true }, t("try.microphone.silent")) };
     this.recording = h("div", { class: "recording", hidden: true },
@@ -66,15 +66,14 @@ export class Sources {
   }
 
   async startTake() {
+    Sides.last?.pause(); // it would be recorded
     this.fault.hidden = true;
     this.record.disabled = true;
     const { limits } = await loadRules();
     this.take = new Take(this.level, limits.max_conversion_seconds);
-    const isRunning = () => { this.recording.hidden = false; };
     try {
-      const recording = this.take.run();
-      isRunning();
-      const file = await recording;
+      this.recording.hidden = false;
+      const file = await this.take.run();
       if (file) this.add([{ path: file.name, file, isRecorded: true }]);
     } catch (fault) {
       this.fault.textContent = microphoneFault(fault);
@@ -83,6 +82,7 @@ export class Sources {
       this.take = null;
       this.record.disabled = false;
       this.recording.hidden = true;
+      this.record.focus();
     }
   }
 
@@ -101,6 +101,7 @@ export class Sources {
   }
 
   show() {
+    this.list.hidden = this.listening.hidden = this.files.length === 0;
     this.list.replaceChildren(...this.files.map((one) => h("li", {},
       h("span", {}, one.path), h("small", { class: "muted" }, size(one.file.size)),
       h("button", { type: "button", class: "quiet", "aria-label": t("try.remove", { name: one.path }), onclick: () => this.leave(one) }, "✕"))));
