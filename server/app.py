@@ -38,6 +38,7 @@ from server.api.access import owners, session, tokens
 from server.api.authorization import check_access
 from server.api.conversions import audio, conversions
 from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
+from server.api.voices import bundles, links, shared, voices
 from server.auth.audit import AuditTrail
 from server.auth.authentication import AuthMiddleware, AuthThrottle
 from server.auth.principal import current_rights
@@ -89,6 +90,11 @@ from server.storage.sizes import JobSizes
 from server.uploads import protocol
 from server.uploads.receive import UploadLocks
 from server.uploads.service import UploadService
+from server.voices.bundles import BundleService
+from server.voices.imports import ImportService
+from server.voices.links import LinkService
+from server.voices.queries import VoiceQueries
+from server.voices.service import VoiceService
 from server.webhooks import delivery
 from server.webhooks.delivery import Deliverer
 from server.webhooks.service import WebhookService
@@ -126,6 +132,9 @@ _MODULES = (
     weights,
     conversions,
     audio,
+    bundles,
+    links,
+    voices,
     webhooks,
     retention,
     owners,
@@ -174,7 +183,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
     for module in _MODULES:
         v1.include_router(module.router)
-    for router in (v1, uploads.options, session.sign_in, health.router, problems.router):
+    for router in (v1, uploads.options, session.sign_in, shared.router, health.router, problems.router):
         app.include_router(router, dependencies=[Depends(refuse_unknown_parameters)])
     app.include_router(pages.router)
     app.mount(shells.ADDRESS, shells.Assets(directory=shells.STATIC))
@@ -226,7 +235,11 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
             async with anyio.create_task_group() as background:
                 for stop in (context.ingestion.stop, context.dataset_validator.stop, task_scheduler.stop):
                     background.start_soon(_stop, stop)
-            for stop in (leadership.stop, context.tokens.clean_up):  # it leads until its periodic tasks have ended
+            for stop in (
+                leadership.stop,
+                context.tokens.clean_up,
+                context.links.write_uses,
+            ):  # it leads until its periodic tasks have ended
                 await _stop(stop)
         context.changes.close()
         engine.dispose()
@@ -263,6 +276,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
     admissions = Admissions(engine, storage, settings, reservations, quotas, utc_now)
     bootstrap_token = None if settings.token is None else settings.token.get_secret_value()
     tokens = TokenService(engine, utc_now, bootstrap_token, settings.session_hours)
+    link_service = LinkService(engine, utc_now)
     stopping = threading.Event()
     return AppContext(
         settings=settings,
@@ -284,6 +298,12 @@ def _build_context(settings: ServerSettings) -> AppContext:
         weights=WeightsFetcher(storage.weights_folder),
         base_weights=BaseWeightsService(engine, storage, settings, quotas, reservations, utc_now),
         conversions=ConversionService(engine, storage, settings, quotas, liveness, clock),
+        voices=VoiceService(job_service, storage, utc_now),
+        voice_queries=VoiceQueries(engine),
+        links=link_service,
+        bundles=BundleService(engine, storage),
+        imports=ImportService(job_service, storage, settings, quotas, reservations, utc_now),
+        link_throttle=AuthThrottle(settings.refusals_per_minute, audit, link_service.may_be_valid),
         retention=Retention(job_service, storage),
         tokens=tokens,
         quotas=quotas,
@@ -336,7 +356,7 @@ def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:
 
 def _tasks_on_every_server(context: AppContext) -> list[PeriodicTask]:
     """Periodic tasks on what a server has in memory."""
-    return [(CLEANUP_SECONDS, context.tokens.clean_up)]
+    return [(CLEANUP_SECONDS, context.tokens.clean_up), (CLEANUP_SECONDS, context.links.write_uses)]
 
 
 def _open(context: AppContext) -> None:

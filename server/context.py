@@ -40,6 +40,11 @@ from server.settings import ServerSettings
 from server.storage.local import Storage
 from server.uploads.receive import UploadLocks
 from server.uploads.service import UploadService
+from server.voices.bundles import BundleService
+from server.voices.imports import ImportService
+from server.voices.links import LinkService
+from server.voices.queries import VoiceQueries
+from server.voices.service import VoiceService
 from server.webhooks.service import WebhookService
 
 
@@ -64,6 +69,12 @@ class AppContext:
     weights: WeightsFetcher
     base_weights: BaseWeightsService
     conversions: ConversionService
+    voices: VoiceService
+    voice_queries: VoiceQueries
+    links: LinkService
+    bundles: BundleService
+    imports: ImportService
+    link_throttle: AuthThrottle
     metrics: Metrics
     retention: Retention
     tokens: TokenService

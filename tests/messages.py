@@ -71,7 +71,8 @@ NO_MESSAGE_KEYWORDS = frozenset(["help", "metavar", "epilog", "description", "su
 NO_MESSAGE_TEXTS = re.compile(
     r"/v1/.*|(The|A|An|One|It|No change:|Not ready;|Sent|Changes|Address|Unchanged|All files|Prometheus) .*"
     r"|(private,|text/plain|attachment|bytes[ =]|Bearer|header|retry:|bold|pip install|module|Upload recordings) ?.*"
-    r"|(content|worker|instance|address|quota of) \{\w+\}|dataset list|rvc-train admin|Value error, | --weights .*"
+    r"|(content|worker|instance|address|(quota|conversions) of) \{\w+\}|dataset list|rvc-train admin|Value error, "
+    r"| --weights .*"
     r"|RVC_TRAIN_DATA_FOLDER.*|.*'none'.*|.*\{separator\}.*|\{id\}\nexport .*|Checksum Mismatch|[^a-z]*"
     r"|(wav|zip) [a-z0-9 ]*|<\{\w+\}>; rel=.*",
     re.DOTALL,
@@ -92,7 +93,7 @@ WORDS = {
     "state": listed(
         """
     started finished skipped present missing damaged verified unverified waiting fetching failed fetched
-    revoked valid on off
+    revoked valid on off ended
     """
     ),
     "kind": listed(
@@ -104,7 +105,7 @@ WORDS = {
     "retry_from": ["checkpoint", "start"],
     "severity": ["warning", "info", "error"],
     "default": ["yes", "no", "not set"],
-    "mark": ["best", "never", "unknown", "usable"],
+    "mark": ["best", "current", "never", "unknown", "usable"],
     "basis": ["measured", "unknown"],
     "progress": ["converting"],
     "unit": ["s", "min", "h"],
@@ -127,6 +128,7 @@ WORDS = {
     ID VOICE STATUS STAGE DONE EPOCH MEL ETA SUBMITTED NAME FILES SPEECH SIZE UPLOADED FILE LENGTH RATE
     CHANNELS CODEC FAULT PLACE HOST DEVICE JOB SEEN STEP SIMILARITY PREVIEW OWNER BEGINS SCOPES STATE TIME
     ACTOR ADDRESS ACTION TARGET URL EVENTS MESSAGE EVENT TRIES ANSWER SENT id file MB state USED
+    VERSIONS VERSION CURRENT NEWEST CHANGED FOR ENDS USES
     """
         ),
         "LAST USED",

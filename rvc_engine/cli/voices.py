@@ -19,6 +19,7 @@ Voice = Annotated[Path, typer.Argument(help="A voice, <voice>.pth.", exists=True
 def inspect(
     files: Annotated[list[Path], typer.Argument(help="Files to inspect: .pth, .pt or .index.")],
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON: a list with one object per file.")] = False,
+    output: Annotated[Path | None, typer.Option(hidden=True, help="File for the JSON, for a server's check.")] = None,
 ) -> None:
     """Identify files (a voice, a G_/D_ checkpoint, base weights, an index) and list their faults.
 
@@ -33,10 +34,12 @@ def inspect(
         except OSError as error:
             echo(f"error: {path} cannot be read: {error.strerror}", err=True)
             raise typer.Exit(EXIT_USAGE) from error
-        if not as_json:
+        if not as_json and output is None:
             echo("\n".join(describe(reports[-1])))
-    if as_json:
-        rows = [report.model_dump(mode="json", exclude_none=True) for report in reports]
+    rows = [report.model_dump(mode="json", exclude_none=True) for report in reports]
+    if output is not None:
+        output.write_text(json.dumps(rows))
+    elif as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
     if any(report.faults for report in reports):
         raise typer.Exit(EXIT_FAILED)

@@ -40,7 +40,7 @@ class Convert(_Message):
     protect: float = 0.33
     rms_mix_rate: float = 0.25
     sample_rate: Literal["32k", "40k", "48k"] | None = None
-    """Of the training whose `G_` file this is, where its tensors leave it open."""
+    """The training's, for a `G_` file whose tensors leave it open."""
     content: str | None = None
     """Content encoder of that training, where no file beside it names one."""
     speaker: str = ""

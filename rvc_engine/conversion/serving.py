@@ -49,7 +49,7 @@ class _Input:
         self._requests: queue.SimpleQueue[Convert | None] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
         self.is_over = False
-        """Whether standard input has ended: the worker has ended, or wants this process to."""
+        """Whether standard input has ended: the worker has ended, or asks for the end of this process."""
         threading.Thread(target=self._read, name="stdin", daemon=True).start()
 
     def next(self) -> Convert | None:
@@ -81,7 +81,7 @@ class _Input:
             case Convert() as request:
                 self._requests.put(request)
             case None:
-                print(f"not a request: {line[:200]}", file=sys.stderr)  # noqa: T201 - the worker's log has it
+                print(line[:200], file=sys.stderr)  # noqa: T201 - the worker's log has what is not a request
 
 
 _Key = tuple[tuple[str, int, int] | None, ...]
@@ -131,7 +131,7 @@ def serve(machine: Machine, device: torch.device, memory_bytes: int | None = Non
         limit_memory(device, memory_bytes)
     requests, voices = _Input(), LoadedVoices(Analysis(machine, device))
     num_threads = torch.get_num_threads()
-    with suppress(StopRequested, BrokenPipeError):
+    with suppress(StopRequested, OSError):  # of a closed output: the worker has ended
         while (request := requests.next()) is not None:
             torch.set_num_threads(request.threads or num_threads)
             _send(_serve_one(request, requests, voices))

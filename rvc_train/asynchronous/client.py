@@ -22,6 +22,7 @@ from rvc_train.asynchronous.downloads import download
 from rvc_train.asynchronous.streams import RECONNECT_SECONDS, OnWait, follow
 from rvc_train.asynchronous.transport import Transport
 from rvc_train.asynchronous.uploads import upload, upload_cache
+from rvc_train.asynchronous.voices import Voices
 from rvc_train.asynchronous.webhooks import Webhooks
 from rvc_train.errors import ClientError, UsageError
 from rvc_train.http.files import Offered, Progress, free_paths
@@ -49,6 +50,7 @@ class AsyncClient:
         self.weights = PublishedWeights(transport)
         self.base_weights = BaseWeights(transport, memory)
         self.conversions = Conversions(transport)
+        self.voices = Voices(transport, memory)
         self.retention = Retention(transport)
         self.access = Access(transport)
         self._memory = memory

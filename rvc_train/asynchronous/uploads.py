@@ -175,7 +175,7 @@ async def _send_chunk(
 async def _begin(transport: Transport, size: int, record_file: Path | None, name: str) -> str:
     headers = {"Upload-Length": str(size)}
     if name:
-        headers["Upload-Metadata"] = f"filename {base64.b64encode(name.encode()).decode()}"
+        headers["Upload-Metadata"] = "filename " + base64.b64encode(name.encode()).decode()
     response = await transport.send("POST", "/v1/uploads", headers=TUS | headers)
     address = f"/v1/uploads/{response.headers['Location'].rpartition('/')[2]}"  # a proxy may have added to the path
     if record_file is None:

@@ -21,7 +21,7 @@ from rvc_train.cli.commands import (
     setup,
     up,
 )
-from rvc_train.cli.commands.voices import convert
+from rvc_train.cli.commands.voices import convert, voices
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(datasets.app, name="dataset")
 app.add_typer(base_weights.app, name="base-weights")
+app.add_typer(voices.app, name="voices")
 jobs.add_to(app)
 control.add_to(app)
 evaluations.add_to(app)

@@ -31,6 +31,8 @@ class WorkerPublic(ResponseModel):
     """Version of rvc-train that the worker runs."""
     is_outdated: bool = False
     """Whether it reads another schema of the database than the server: it finishes its job, and takes no other."""
+    serves_conversions: bool = False
+    """Whether it converts recordings, beside jobs."""
     drain_mode: Literal["hand_back", "finish"] | None = None
     """While it drains: whether it releases its job or finishes it."""
     status: Literal["idle", "busy", "draining", "lost", "stopped"]

@@ -35,6 +35,7 @@ from rvc_train.synchronous.downloads import download
 from rvc_train.synchronous.streams import RECONNECT_SECONDS, OnWait, follow
 from rvc_train.synchronous.transport import Transport
 from rvc_train.synchronous.uploads import upload, upload_cache
+from rvc_train.synchronous.voices import Voices
 from rvc_train.synchronous.webhooks import Webhooks
 
 
@@ -49,6 +50,7 @@ class Client:
         self.weights = PublishedWeights(transport)
         self.base_weights = BaseWeights(transport, memory)
         self.conversions = Conversions(transport)
+        self.voices = Voices(transport, memory)
         self.retention = Retention(transport)
         self.access = Access(transport)
         self._memory = memory

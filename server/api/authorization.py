@@ -18,6 +18,7 @@ from rvc_train.schemas.access import Scope
 from server.auth.principal import Principal, current_principal
 from server.context import Context
 from server.database.engine import read_session
+from server.database.result_tables import VoiceLink
 from server.database.tables import BaseWeights, Conversion, Dataset, Job, Upload, Webhook
 from server.errors import Forbidden, NotFound, ScopeMissing, Unauthorized
 from server.http.threads import to_write
@@ -31,10 +32,13 @@ OWNED_PARAMS: dict[str, tuple[str, Any, Any]] = {
     "upload_id": ("upload", Upload.id, Upload.owner),
     "base_weights_id": ("base weights", BaseWeights.id, BaseWeights.owner),
     "conversion_id": ("conversion", Conversion.id, Conversion.owner),
+    "link_id": ("link", VoiceLink.id, VoiceLink.owner),
     "webhook_id": ("webhook", Webhook.id, Webhook.owner),
 }
 """Path parameters of resources with an owner: kind, id column, owner column."""
-UNOWNED_PARAMS = frozenset({"code", "name", "weights_id", "worker_id", "token_id", "delivery_id", "owner", "number"})
+UNOWNED_PARAMS = frozenset(
+    {"code", "name", "secret", "weights_id", "worker_id", "token_id", "delivery_id", "owner", "number"}
+)
 """Path parameters that need no ownership check."""
 
 
@@ -85,6 +89,19 @@ async def _owner_filter(  # a coroutine, which needs no thread
 
 OwnerFilter = Annotated[str | None, Depends(_owner_filter)]
 """Owner of the listed rows: the principal; for administrators all owners (None), or the one in the query."""
+
+
+async def _voice_owner(  # a coroutine, which needs no thread
+    owner: Annotated[str | None, Query(max_length=64, description="Owner of the voice; for administrators.")] = None,
+) -> str:
+    principal = require_principal()
+    if owner is not None and owner != principal.owner and not principal.has_scope(Scope.ADMIN):
+        raise ScopeMissing("only administrators may name another owner; leave out `owner`")
+    return principal.owner if owner is None else owner
+
+
+VoiceOwner = Annotated[str, Depends(_voice_owner)]
+"""Owner of the voice that a path names: the principal, or for administrators the one in the query."""
 
 
 async def check_access(request: Request, context: Context) -> None:

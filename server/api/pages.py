@@ -19,6 +19,7 @@ _PAGES = {
     "/new": shells.NEW,
     "/server": shells.SERVER,
     "/sign-in": shells.SIGN_IN,
+    "/shared/{secret}": shells.SHARED,  # likewise
 }
 
 

@@ -74,7 +74,7 @@ def get_weights(weights_id: str, context: Context) -> WeightsPublic:
 def import_weights(request: WeightsImport, context: Context) -> WeightsImported:
     """Take in a file of an RVC or Applio installation, sent as an upload. It must be one of the published weights."""
     visible_owner = require_principal().visible_owner
-    path = _upload_path(context, visible_owner, request.upload_id)
+    path = upload_path(context, visible_owner, request.upload_id)
     try:
         return WeightsImported(files=context.weights.import_file(path))
     finally:
@@ -106,8 +106,8 @@ async def create_base_weights(request: BaseWeightsCreate, response: Response, co
     uploads = {role: source.upload_id for role, source in sources.items() if source.upload_id is not None}
     files: dict[BaseRole, FilePath] = {}
     for role, upload_id in uploads.items():
-        files[role] = await to_write(_upload_path, context, principal.visible_owner, upload_id)
-    async with _incoming(context) as folder:
+        files[role] = await to_write(upload_path, context, principal.visible_owner, upload_id)
+    async with incoming(context) as folder:
         files |= await _fetched(context, principal.owner, sources, folder)
         make = partial(_checked, context, principal.owner, request.name, files, set(uploads), folder)
         row = await run_sync(make, limiter=_CHECKING)
@@ -118,7 +118,7 @@ async def create_base_weights(request: BaseWeightsCreate, response: Response, co
 
 
 @asynccontextmanager
-async def _incoming(context: AppContext) -> AsyncIterator[FilePath]:
+async def incoming(context: AppContext) -> AsyncIterator[FilePath]:
     """A new empty folder, made and deleted in threads: either may wait for the disk."""
     incoming = context.storage.incoming_folder()
     folder = await on_disk(incoming.__enter__)
@@ -129,7 +129,8 @@ async def _incoming(context: AppContext) -> AsyncIterator[FilePath]:
             await on_disk(incoming.__exit__, None, None, None)
 
 
-def _upload_path(context: AppContext, visible_owner: str | None, upload_id: str) -> FilePath:
+def upload_path(context: AppContext, visible_owner: str | None, upload_id: str) -> FilePath:
+    """The file of a complete upload of which no dataset was made. NotFound, Gone, Conflict."""
     upload = context.uploads.require_complete(visible_owner, upload_id)
     if upload.dataset_id is not None:
         raise Conflict(f"the upload {upload.id} has become the dataset {upload.dataset_id}; send the file again")

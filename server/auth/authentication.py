@@ -23,6 +23,7 @@ from server.auth.principal import Principal, current_principal
 from server.auth.recent_principals import RecentPrincipals
 from server.auth.tokens import LOCAL_TOKEN_ID, TokenService
 from server.errors import Forbidden, InvalidToken, ServerError, TooManyRequests, Unauthorized
+from server.http.prefix import shown_path
 from server.http.problem_details import database_unavailable, problem_of
 from server.http.rate_limit import OpenLimit, RateLimit, network_of
 from server.settings import ServerSettings
@@ -33,7 +34,7 @@ PROBE_PATHS = frozenset({"/livez", "/readyz"})
 """Served without any check: a probe with an old token, or from a rate-limited address, must still succeed."""
 OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", "/openapi.json", "/docs", *PROBE_PATHS})
 """Served without a token: pages are shells without data, which they fetch from `/v1`."""
-OPEN_PREFIXES = ("/jobs/", "/assets/", "/static/", "/problems/")
+OPEN_PREFIXES = ("/jobs/", "/shared/", "/v1/shared/", "/assets/", "/static/", "/problems/")
 SIGN_IN = "/v1/session"
 UPLOADS = "/v1/uploads/"
 LEAST_CHUNK_BYTES = 16 << 10
@@ -67,7 +68,7 @@ class AuthThrottle:
         if wait:
             raise TooManyRequests(TOO_MANY_REJECTED, wait)
         if not self._entries.take("all"):
-            await run_in_threadpool(self._audit.record_rejected_token, address, path, request_id)
+            await run_in_threadpool(self._audit.record_rejected_token, address, shown_path(path), request_id)
         return InvalidToken("invalid token: it is unknown to this server, revoked or expired")
 
 

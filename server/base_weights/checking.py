@@ -1,11 +1,11 @@
-"""Check of base weights in a confined child process: the files are of strangers, and PyTorch reads them.
+"""Check of weights in a confined child process: the files are of strangers, and PyTorch reads them.
 
 The child has no network, reads the two files and writes its result; see `server.datasets.sandbox`.
 """
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -29,11 +29,28 @@ def check_files(
     files: Mapping[BaseRole, Path], folder: Path, data_folder: Path, settings: ServerSettings
 ) -> dict[BaseRole, WeightsKind]:
     """The kind of each file. `folder`: an empty one for the result. Raises Refused with the reason of a bad file."""
+    names = [word for role, path in files.items() for word in (f"--{role}", str(path))]
+    checked, printed = run_confined(["weights", "check", *names], folder, data_folder, settings)
+    try:
+        result = WeightsCheck.model_validate_json(checked)
+    except ValidationError as error:
+        raise _not_examined(printed) from error
+    if result.error is not None or set(result.kinds) != set(files):
+        raise Refused(result.error or "the files could not be examined")
+    return result.kinds
+
+
+def run_confined(
+    arguments: Sequence[str], folder: Path, data_folder: Path, settings: ServerSettings
+) -> tuple[bytes, bytes]:
+    """The result that `rvc-engine ARGUMENTS --output FILE` writes, and what it prints. `folder`: an empty one.
+
+    Raises Refused when there is no result.
+    """
     output = folder / "check.json"
     limits = map(str, (settings.report_cpu_seconds, settings.report_memory_bytes, MAX_RESULT_BYTES))
     sandbox = python_command("server.datasets.sandbox", *limits, str(data_folder), str(folder))
-    names = [word for role, path in files.items() for word in (f"--{role}", str(path))]
-    command = [*sandbox, *python_command("rvc_engine", "weights", "check"), *names, "--output", str(output)]
+    command = [*sandbox, *python_command("rvc_engine", *arguments), "--output", str(output)]
     environment = program_environment(os.environ) | _THREADS | {"MALLOC_ARENA_MAX": "2"}
     child = ProcessGroup(command, environment, stdin=NO_INPUT, stdout=PIPE, stderr=subprocess.STDOUT)
     try:
@@ -42,14 +59,14 @@ def check_files(
         child.end_group()
         printed, _ = child.communicate()
     try:
-        result = WeightsCheck.model_validate_json(read_report(output))
-    except (OSError, ValidationError) as error:
-        tail = printed[-4000:].decode(errors="replace")
-        logger.warning("the check of base weights failed", status=child.returncode, output=tail)
-        raise Refused(
-            "the files could not be examined: the check took too much time or memory, or broke off; get a new copy of "
-            "them, or ask the server's administrator, whose log has the details"
-        ) from error
-    if result.error is not None or set(result.kinds) != set(files):
-        raise Refused(result.error or "the files could not be examined")
-    return result.kinds
+        return read_report(output), printed
+    except OSError as error:
+        raise _not_examined(printed, child.returncode) from error
+
+
+def _not_examined(printed: bytes, status: int | None = None) -> Refused:
+    logger.warning("the check of files failed", status=status, output=printed[-4000:].decode(errors="replace"))
+    return Refused(
+        "the files could not be examined: the check took too much time or memory, or broke off; get a new copy of "
+        "them, or ask the server's administrator, whose log has the details"
+    )

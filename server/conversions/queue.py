@@ -175,6 +175,7 @@ class ConversionQueue:
         """End a conversion as failed; `message` is for its owner. LeaseLost."""
         with write_session(self._engine) as session:
             self._fail(session, self._held(session, lease), code, message)
+        shutil.rmtree(lease.output_folder, ignore_errors=True)  # what it made so far counts for no one
 
     def release(self, lease: ConversionLease, reason: str = "its worker stops") -> None:
         """Give a conversion back, for another worker; nothing is counted. LeaseLost."""
@@ -184,7 +185,7 @@ class ConversionQueue:
     def cancel(self, session: Session, row: Conversion) -> bool:
         """Cancel a conversion in the caller's transaction, which has locked its row; False when it has ended.
 
-        Its worker is told so by the next heartbeat.
+        The next heartbeat of its worker returns that.
         """
         if ConversionStatus(row.status).is_terminal:
             return False
@@ -224,7 +225,7 @@ class ConversionQueue:
     def _recover(self, session: Session, row: Conversion, reason: str) -> None:
         row.recoveries += 1
         if row.recoveries > MAX_RECOVERIES:
-            message = f"{reason}, for the {row.recoveries}nd time; the server's administrator finds why in its log"
+            message = f"{reason}, for the second time; the server's administrator finds the cause in the workers' logs"
             self._fail(session, row, ConversionFailure.WORKER_LOST, message)
         else:
             self._requeue(row, f"waiting again: {reason}")

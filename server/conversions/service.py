@@ -30,6 +30,7 @@ from server.database.engine import advisory_lock, read_session, write_session
 from server.database.tables import Conversion, Job, Worker, new_id
 from server.errors import Conflict, Gone, NotFound, QuotaExceeded, Refused, UploadTooLarge
 from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
+from server.job_store.versions import VoiceKey
 from server.settings import ServerSettings
 from server.storage.local import Storage, link_or_copy
 
@@ -53,7 +54,7 @@ class Recording:
 class Wanted:
     """A voice, and how to convert with it."""
 
-    voice: str
+    voice: VoiceKey
     job_id: str | None
     save: Save | None
     options: ConversionOptions
@@ -80,19 +81,17 @@ class ConversionService:
         """Time from the end of a conversion to its deletion."""
         return timedelta(hours=self._settings.conversion_keep_hours)
 
-    def refuse_unknown(self, owner: str, visible_owner: str | None, wanted: Wanted) -> None:
+    def refuse_unknown(self, wanted: Wanted) -> None:
         """Raise NotFound, Conflict or Refused for a voice that cannot convert. Before a recording is received."""
         with read_session(self._engine) as session:
-            self._version(session, owner, visible_owner, wanted)
+            self._version(session, wanted)
 
     def check_size(self, size: int) -> None:
         """Raise UploadTooLarge for a recording of more bytes than one may have."""
         if size > (limit := self._settings.max_conversion_bytes):
             raise UploadTooLarge(f"the recording is larger than the {limit} bytes that are converted at once; cut it")
 
-    def submit(
-        self, owner: str, visible_owner: str | None, wanted: Wanted, recordings: Sequence[Recording], folder: Path
-    ) -> Conversion:
+    def submit(self, owner: str, wanted: Wanted, recordings: Sequence[Recording], folder: Path) -> Conversion:
         """Submit a conversion of uploads; their files are linked. `folder`: an empty one on the storage's disk.
 
         Raises NotFound for an unknown voice, Conflict, Refused, UploadTooLarge, QuotaExceeded.
@@ -116,7 +115,7 @@ class ConversionService:
             for number, (recording, output, size) in enumerate(zip(recordings, outputs, sizes, strict=True), 1)
         ]
         with write_session(self._engine) as session:
-            job = self._version(session, owner, visible_owner, wanted)
+            job = self._version(session, wanted)
             self._check_limits(session, owner)
             row = Conversion(
                 id=conversion_id,
@@ -137,10 +136,10 @@ class ConversionService:
             self._storage.commit_folder(folder, home)
         return self.get(conversion_id)
 
-    def _version(self, session: Session, owner: str, visible_owner: str | None, wanted: Wanted) -> Job:
+    def _version(self, session: Session, wanted: Wanted) -> Job:
         """The job whose voice converts. NotFound, Conflict, Gone, Refused."""
         has_save = wanted.save is not None
-        job = wanted_version(session, wanted.voice, wanted.job_id, owner, visible_owner, may_be_unfinished=has_save)
+        job = wanted_version(session, wanted.voice, wanted.job_id, may_be_unfinished=has_save)
         if not has_save and job.status != "succeeded":
             raise Conflict(
                 f"the job {job.id} is {job.status}, and its voice is not finished; give a save (latest, best or a "
@@ -192,7 +191,7 @@ class ConversionService:
         return rows[:limit], rows[limit - 1].number if len(rows) > limit else None
 
     def waiting_reasons(self, rows: Sequence[Conversion]) -> dict[str, str]:
-        """What conversions that wait are waiting for, by id; none for those that a worker takes at once."""
+        """Reasons why conversions wait, by id; none for those that a worker takes at once."""
         waiting = [row for row in rows if row.status == S.WAITING]
         if not waiting:
             return {}
@@ -210,7 +209,7 @@ class ConversionService:
             row.id: sum(status == S.RUNNING or number < (row.number or 0) for number, status in found)
             for row in waiting
         }
-        return {an_id: f"{number} conversions before it" for an_id, number in before.items() if number}
+        return {an_id: f"conversions before it: {number}" for an_id, number in before.items() if number}
 
     def _has_worker(self, session: Session) -> bool:
         now = self._clock()

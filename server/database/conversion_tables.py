@@ -46,7 +46,7 @@ class Conversion(Table, table=True):
     inputs: list[dict[str, Any]] = Field(sa_type=sa.JSON)
     """`name`, `output` (name of the result), `path` in the storage and `bytes` of each recording."""
     results: list[dict[str, Any]] = Field(default_factory=list, sa_type=sa.JSON)
-    """`name`, `path`, `bytes`, `sha256`, `seconds`, `pitch_shift`, `error` of each recording."""
+    """A row for each recording: `name`, `path`, `bytes`, `sha256`, `seconds`, `pitch_shift`, `error`."""
     events: list[dict[str, Any]] = Field(default_factory=list, sa_type=sa.JSON)
     """`type`, `message` and `created_at` of each change of the status: a handful."""
     size: int = Field(sa_type=sa.BigInteger)

@@ -1,6 +1,7 @@
-"""The tables of a job's results: stored files, artifacts, evaluations, previews."""
+"""The tables of jobs' results: stored files, artifacts, evaluations, previews; voices, which are jobs of one name."""
 
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Field
@@ -91,3 +92,64 @@ class Preview(Table, table=True):
     recording_size: int = Field(sa_type=sa.BigInteger)
     recording_sha256: str
     created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Voice(Table, table=True):
+    """Settings of a voice by people. A voice exists without this row, as soon as a job of its name does."""
+
+    __tablename__ = "voices"
+
+    owner: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    """As `Job.name`."""
+    notes: str = ""
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=sa.JSON)
+    current_job_id: str | None = Field(default=None, foreign_key="jobs.id", ondelete="SET NULL", index=True)
+    """The version chosen by hand; None: by evaluation."""
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class DeletedVersion(Table, table=True):
+    """A deleted job of a voice that has others: the numbers of later versions stay as they are."""
+
+    __tablename__ = "deleted_versions"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    owner: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    job_number: int = Field(primary_key=True)
+
+
+class ImportedVersion(Table, table=True):
+    """Origin of a version that was trained on another server."""
+
+    __tablename__ = "imported_versions"
+
+    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE", primary_key=True)
+    bundle_sha256: str
+    origin: dict[str, Any] = Field(sa_type=sa.JSON)
+    """As the bundle's manifest has it: `rvc_train.schemas.voices.voices.ImportedFrom`, without what follows here."""
+    imported_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class VoiceLink(Table, table=True):
+    """A link to a voice. Its secret is not stored."""
+
+    __tablename__ = "voice_links"
+    __table_args__ = (sa.Index("ix_voice_links_owner_name", "owner", "name"),)
+
+    id: str = Field(primary_key=True)
+    owner: str
+    name: str
+    job_id: str | None = Field(default=None, foreign_key="jobs.id", ondelete="CASCADE", index=True)
+    """The version that it shows; None: the current one."""
+    begins: str
+    """First characters of the secret."""
+    sha256: str = Field(unique=True)
+    downloads: bool
+    note: str
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+    last_used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    num_uses: int = 0

@@ -61,6 +61,7 @@ class Job(Table, table=True):
             for column in ("status", "owner", "dataset_id", "name")
         ),
         sa.Index("ix_jobs_owner_status_number", "owner", "status", "number"),
+        sa.Index("ix_jobs_owner_name_number", "owner", "name", "number"),
         {"sqlite_autoincrement": True},
     )
 

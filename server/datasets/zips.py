@@ -66,7 +66,7 @@ class Member:
 
     def unpack(self, target: IO[bytes], check: Callable[[], None] = lambda: None) -> None:
         """Write the content. zipfile stops at the declared size and checks the CRC. `check`: called per megabyte."""
-        with _errors_as_refused(f"{self.name!r} in the zip"), self.archive.open(self.info) as source:
+        with errors_as_refused(f"{self.name!r} in the zip"), self.archive.open(self.info) as source:
             while chunk := source.read(_CHUNK):
                 check()
                 target.write(chunk)
@@ -89,7 +89,7 @@ class ZipContent:
 
 
 @contextmanager
-def _errors_as_refused(what: str) -> Iterator[None]:
+def errors_as_refused(what: str) -> Iterator[None]:
     """Errors of zipfile as UploadRefused."""
     try:
         yield
@@ -114,7 +114,7 @@ class ZipReader:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(_errors_as_refused("the zip"))
+        self._stack.enter_context(errors_as_refused("the zip"))
         return self
 
     def __exit__(self, *exc_info: object) -> bool | None:
@@ -133,15 +133,15 @@ class ZipReader:
 
     def _add(self, file: IO[bytes], folder: PurePosixPath, depth: int) -> None:
         """Add the files of one zip, which lie in `folder`."""
-        self._check_directory_size(file)
+        check_directory_size(file, self._limits.max_files)
         archive = self._stack.enter_context(zipfile.ZipFile(file))
         entries = archive.infolist()
         self._content.num_entries += len(entries)
-        self._check_count(self._content.num_entries)
+        _check_count(self._content.num_entries, self._limits.max_files)
         names = self._names(entries, folder)
         for entry, name in zip(entries, names, strict=True):
-            _check_entry(entry, name)
-        _check_overlap(file, dict(zip(entries, names, strict=True)), archive.start_dir)
+            check_entry(entry, name)
+        check_overlap(file, dict(zip(entries, names, strict=True)), archive.start_dir)
         before = f"{folder}/" if depth else ""
         taken = {_key(parent) for name in names for parent in PurePosixPath(name).parents}
         for entry, name in sorted(zip(entries, names, strict=True), key=lambda pair: pair[1]):
@@ -177,7 +177,7 @@ class ZipReader:
         self._num_inner += 1
         if self._num_inner > MAX_INNER_ZIPS:
             raise UploadRefused(f"the zip contains more than {MAX_INNER_ZIPS} zips; unpack them first")
-        with _errors_as_refused(f"{member.name!r} in the zip"):
+        with errors_as_refused(f"{member.name!r} in the zip"):
             self._add(self._opened(file, member), folder, depth)
 
     def _opened(self, file: IO[bytes], member: Member) -> IO[bytes]:
@@ -197,24 +197,6 @@ class ZipReader:
         self._spool.seek(start)
         member.unpack(self._spool)
         return io.BufferedReader(_Part(self._spool, start, info.file_size))
-
-    def _check_directory_size(self, file: IO[bytes]) -> None:
-        """Check the size of a zip's directory before zipfile reads all of it into memory."""
-        end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
-        file.seek(0)
-        if end is None:
-            raise zipfile.BadZipFile("it has no directory: it was cut off, or is not a zip")
-        size, number = int(end[5]), int(end[4])
-        self._check_count(number)
-        if size > max(2**16, self._limits.max_files * DIRECTORY_BYTES_PER_FILE):
-            raise UploadTooLarge(f"the zip's directory has {size} bytes, too many for {self._limits.max_files} entries")
-
-    def _check_count(self, number: int) -> None:
-        if number > self._limits.max_files:
-            raise UploadTooLarge(
-                f"the zip has {number} entries; at most {self._limits.max_files} are allowed (RVC_TRAIN_MAX_FILES): "
-                "join short recordings to longer ones"
-            )
 
     def _check_sizes(self) -> None:
         """Check the sizes in the directories, which `Member.unpack` enforces."""
@@ -268,6 +250,26 @@ class _Part(io.RawIOBase):
         return len(data)
 
 
+def check_directory_size(file: IO[bytes], max_files: int) -> None:
+    """Check the size of a zip's directory before zipfile reads all of it into memory. Raises UploadTooLarge."""
+    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    file.seek(0)
+    if end is None:
+        raise zipfile.BadZipFile("it has no directory: it was cut off, or is not a zip")
+    size, number = int(end[5]), int(end[4])
+    _check_count(number, max_files)
+    if size > max(2**16, max_files * DIRECTORY_BYTES_PER_FILE):
+        raise UploadTooLarge(f"the zip's directory has {size} bytes, too many for {max_files} entries")
+
+
+def _check_count(number: int, max_files: int) -> None:
+    if number > max_files:
+        raise UploadTooLarge(
+            f"the zip has {number} entries; at most {max_files} are allowed (RVC_TRAIN_MAX_FILES): "
+            "join short recordings to longer ones"
+        )
+
+
 def _key(path: PurePosixPath) -> str:
     """Equal for folders that look the same."""
     return unicodedata.normalize("NFC", str(path))
@@ -296,7 +298,8 @@ def _bounded(path: PurePosixPath) -> str:
     return str(path.with_name(path.name[: MAX_NAME_LENGTH - len(str(path.parent)) - 1 - len(end)] + end))
 
 
-def _check_entry(entry: zipfile.ZipInfo, name: str) -> None:
+def check_entry(entry: zipfile.ZipInfo, name: str) -> None:
+    """Refuse an entry that is encrypted, a device, compressed in an unusual way, or named as no file in a zip is."""
     path = PurePosixPath(name)
     if "\0" in name:
         raise UploadRefused(f"the zip contains a name with a null character: {name!r}")
@@ -314,7 +317,7 @@ def _check_entry(entry: zipfile.ZipInfo, name: str) -> None:
         raise UploadRefused(f"{name!r} uses an unsupported compression method; create a plain zip (deflate)")
 
 
-def _check_overlap(file: IO[bytes], names: Mapping[zipfile.ZipInfo, str], directory: int) -> None:
+def check_overlap(file: IO[bytes], names: Mapping[zipfile.ZipInfo, str], directory: int) -> None:
     """Reject members that share bytes, with which a small zip can pretend to contain many large files."""
     end = 0
     for entry in sorted(names, key=lambda entry: entry.header_offset):

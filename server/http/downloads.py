@@ -7,7 +7,7 @@ problem details, and has no `If-Match` and `If-None-Match`.
 
 import base64
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate, mktime_tz, parsedate_tz
 from pathlib import Path
@@ -130,9 +130,11 @@ def zip_of(files: Sequence[tuple[Path, str]]) -> tuple[AsyncIterator[bytes], int
     stream = ZipStream(compress_type=ZIP_STORED, sized=True)
     for path, name in files:
         stream.add_path(path, name)
-    return _chunks(iter(stream)), len(stream)
+    return chunks_of(stream), len(stream)
 
 
-async def _chunks(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def chunks_of(stream: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """Chunks of a zip, each made when it is sent."""
+    chunks = iter(stream)
     while (chunk := await on_disk(next, chunks, None)) is not None:
         yield chunk

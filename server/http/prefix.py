@@ -1,8 +1,8 @@
-"""The path below which a proxy publishes the server, such as `/voices`, from the header `X-Forwarded-Prefix`.
+"""Paths of requests: what is shown of them, and the path below which a proxy publishes the server, such as `/voices`.
 
-The proxy strips it from the path of a request; addresses in the response that a browser or a client follows begin with
-it. The header is taken from every caller, because it changes nothing but their own response; its form is checked, so
-that no other host can be named with it.
+The latter is in the header `X-Forwarded-Prefix`. The proxy strips it from the path of a request; addresses in the
+response that a browser or a client follows begin with it. The header is taken from every caller, because it changes
+nothing but their own response; its form is checked, so that no other host can be named with it.
 """
 
 import re
@@ -11,6 +11,8 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 HEADER = "X-Forwarded-Prefix"
+_SECRET = re.compile(r"^/*(?:v1/+)?shared/+", re.IGNORECASE)
+"""Beginning of the address of a link to a voice, after which its secret stands."""
 _FORM = re.compile(r"^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*){1,8}/?$")
 
 
@@ -18,3 +20,9 @@ def prefix_of(scope: Scope) -> str:
     """The prefix of a request's addresses: empty, or with a slash at its start and none at its end."""
     given = Headers(scope=scope).get(HEADER, "")
     return given.rstrip("/") if len(given) <= 200 and _FORM.match(given) else ""
+
+
+def shown_path(path: str) -> str:
+    """A path for logs and messages: of a link to a voice without its secret, and what follows that."""
+    found = _SECRET.match(path)
+    return path if found is None else f"{found[0]}..."

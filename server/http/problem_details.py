@@ -17,6 +17,7 @@ from starlette.routing import Match
 
 from rvc_train.schemas.system import Problem, ProblemDetail
 from server import errors
+from server.http.prefix import shown_path
 from server.http.problem_types import ADDRESS, OTHER, PROBLEM_TYPES, problem_type
 from server.transient_errors import is_database_unavailable
 
@@ -80,7 +81,7 @@ def problem_response(
         title=_phrase(status),
         status=status,
         detail=detail,
-        instance=path,
+        instance=shown_path(path),
         code=code,
         request_id=request_id,
         retryable=problem_type(code).is_retryable,
@@ -160,7 +161,7 @@ def headers_of(error: errors.ServerError) -> dict[str, str]:
 async def _on_data_error(request: Request, _error: Exception) -> Response:
     """PostgreSQL stores no NUL in texts, so no resource can have such a name. SQLite accepts it."""
     if "\0" in request.url.path:
-        return _respond(request, 404, f"not found: {request.url.path!r}")
+        return _respond(request, 404, f"not found: {shown_path(request.url.path)!r}")
     return _respond(request, 422, "a text contains a NUL character; remove it")
 
 
@@ -199,16 +200,16 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """Handler of HTTPException: problem details with what the address supports. Raises any other error."""
     if not isinstance(error, HTTPException):
         raise error
-    status, detail = error.status_code, error.detail
+    status, detail, path = error.status_code, error.detail, shown_path(request.url.path)
     headers = dict(error.headers or {})
     if status == 400:  # FastAPI's status for invalid UTF-8, and for JSON nested too deeply
         status, detail = 422, "the body is not valid JSON in UTF-8"
     elif status == 404:
-        detail = f"not found: {request.url.path}"
-        if request.url.path.endswith("/"):
-            detail = f"not found: {request.url.path}; leave out the slash at its end"
+        detail = f"not found: {path}"
+        if path.endswith("/"):
+            detail = f"not found: {path}; leave out the slash at its end"
     elif status == 405:
-        detail = f"{request.url.path} does not support {request.method}"
+        detail = f"{path} does not support {request.method}"
         headers["Allow"] = ", ".join(_methods_at(request))
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=headers)

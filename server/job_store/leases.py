@@ -91,7 +91,7 @@ class ActiveLease:
     """A lease with its heartbeat counter, for the reaper."""
 
     id: str
-    """Of the job, or of the conversion."""
+    """Id of the job or the conversion."""
     token: int
     heartbeat: int
 

@@ -5,7 +5,7 @@ A committed success wins over a cancel. In `pausing`, a lost worker, a drain or 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypedDict, Unpack
 
@@ -88,6 +88,14 @@ class JobStore:
         self._update_status(session, job, before, to, columns)
         enqueue_deliveries(session, job, event.type, self.clock())
 
+    def insert_finished(self, session: Session, job: Job, *events: NewEvent) -> None:
+        """Insert a job that has succeeded on another server, with these events: here it never was in another state."""
+        job.status, job.progress, job.finished_at = S.SUCCEEDED, 1.0, self.clock()
+        job.last_seq = len(events)  # a finished job does not change, so nothing is appended to it
+        session.add(job)
+        session.flush()
+        self._insert_events(session, job, 1, events)
+
     def _end_attempt(self, session: Session, job: Job, outcome: str, message: str) -> None:
         now = self.clock()
         ended = (
@@ -129,6 +137,9 @@ class JobStore:
             .execution_options(synchronize_session=False)
         )
         first = session.execute(statement).scalar_one() - len(events) + 1
+        self._insert_events(session, job, first, events)
+
+    def _insert_events(self, session: Session, job: Job, first: int, events: Sequence[NewEvent]) -> None:
         now = self.clock()
         rows = [
             {

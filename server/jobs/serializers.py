@@ -18,7 +18,6 @@ from server.database.engine import SCHEMA_VERSION
 from server.database.result_tables import Artifact, StoredFileRow
 from server.database.tables import Dataset, Event, Job, Worker
 from server.estimates.estimates import Estimator, JobForecast
-from server.http.etags import named_tags
 from server.job_store.counts import counts
 from server.job_store.leases import IS_LEASED, IS_QUEUED, QUEUE_ORDER
 from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
@@ -75,14 +74,6 @@ def update_tag(job: Job) -> str:
     """Hash of what users can edit: the first half of a job's ETag."""
     text = json.dumps([job.labels, job.priority], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def update_tags(header: str | None) -> set[str] | None:
-    """The first halves of the tags in an `If-Match` header; None without a header, or for `*`."""
-    if header is None:
-        return None
-    tags = named_tags(header)
-    return None if "*" in tags else {tag.strip('"').partition("-")[0] for tag in tags if not tag.startswith("W/")}
 
 
 def _job_public(job: Job, queue_position: int | None, forecast: JobForecast, details: sa.Row[Any]) -> JobPublic:

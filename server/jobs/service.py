@@ -27,6 +27,7 @@ from server.job_store.events import NewEvent
 from server.job_store.leases import AT_ONCE
 from server.job_store.queries import find_job, has_labels, newest_numbers, queue_key, queued_after
 from server.job_store.transitions import JobStore
+from server.job_store.versions import forget_version
 from server.jobs.leasing import LeaseOperations
 from server.jobs.serializers import update_tag
 from server.jobs.submission import Submissions
@@ -112,6 +113,7 @@ class JobService:
         self.waiting_for_weights = submissions.waiting_for_weights
         self.record_weights_progress = submissions.record_weights_progress
         self.finish_fetch = submissions.finish_fetch
+        self.insert_finished = self._store.insert_finished
 
         leases = LeaseOperations(
             self._store, retry_delay_seconds=retry_delay_seconds, max_recoveries=max_recoveries, storage=storage
@@ -257,6 +259,7 @@ class JobService:
             # Checkpoints that it shared with others, as a retry or as the origin of one, are theirs alone now.
             measure_relatives_again(session, job)
             converted = conversions_of(session, job.id)
+            forget_version(session, job)
             session.execute(sa.delete(Job).where(col(Job.number) == job.number))
             return converted
 

@@ -8,6 +8,8 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.http.prefix import shown_path
+
 logger = structlog.get_logger(__name__)
 
 READING = frozenset({"GET", "HEAD"})
@@ -40,7 +42,7 @@ class Departures:
             finally:
                 watching.cancel()
         if serving.cancelled_caught:
-            logger.info("client left before its response", path=scope["path"])
+            logger.info("client left before its response", path=shown_path(scope["path"]))
 
 
 async def _cancel_at_departure(serving: anyio.CancelScope, receive: Receive) -> None:

@@ -35,7 +35,7 @@ WITHOUT_KEY = re.compile(r"^/v1/(session|jobs:estimate)$")
 """Paths where the header has no effect: a sign-in has no owner yet, an estimate changes nothing."""
 WITH_JOB = re.compile(r"^/v1/jobs(/[^/]+/retry)?$")
 """Paths that store the key with the job."""
-WITH_SECRET = re.compile(r"^/v1/(tokens|session/code|webhooks(/[^/]+/rotate-secret)?)$")
+WITH_SECRET = re.compile(r"^/v1/(tokens|session/code|webhooks(/[^/]+/rotate-secret)?|voices/.+/links)$")
 """Paths whose answers have a secret."""
 _UPLOADS = "/v1/uploads"
 """Path whose requests are in their headers; a body is an upload's first bytes."""

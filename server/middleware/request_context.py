@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.prefix import prefix_of
+from server.http.prefix import prefix_of, shown_path
 from server.http.problem_details import TUS_VERSION, problem_response
 from server.metrics import Metrics
 from server.middleware.media_types import is_upload
@@ -110,9 +110,9 @@ class _RequestContext:
         try:
             await self._app(self._scope, self._counted_receive, self._send_with_headers)
         except ClientDisconnect:
-            logger.info("client disconnected", method=self._scope["method"], path=self._scope["path"])
+            logger.info("client disconnected", method=self._scope["method"], path=shown_path(self._scope["path"]))
         except Exception:
-            logger.exception("request failed", method=self._scope["method"], path=self._scope["path"])
+            logger.exception("request failed", method=self._scope["method"], path=shown_path(self._scope["path"]))
             if self.status is not None:
                 raise  # the response has begun: only closing the connection marks it as incomplete
             detail = "internal server error; the server's log has the details under this request id"
@@ -157,7 +157,7 @@ class _RequestContext:
         getattr(logger, level)(
             "request",
             method=self._scope["method"],
-            path=self._scope["path"][:MAX_LOGGED_PATH],
+            path=shown_path(self._scope["path"])[:MAX_LOGGED_PATH],
             status=self.status,
             ms=round(seconds * 1000, 1),
         )
@@ -169,5 +169,7 @@ def add_security_headers(headers: MutableHeaders, path: str, scheme: str) -> Non
     headers.setdefault("Content-Security-Policy", DEFAULT_POLICY)
     if path.startswith("/v1/"):
         headers.setdefault("Cache-Control", "no-store")
+    if path != shown_path(path):
+        headers["X-Robots-Tag"] = "noindex"
     if scheme == "https":
         headers["Strict-Transport-Security"] = f"max-age={ONE_YEAR_SECONDS}"

@@ -44,6 +44,8 @@ JOB = Shell("job", "voices")
 NEW = Shell("new", "new")
 SERVER = Shell("server", "server")
 SIGN_IN = Shell("sign_in", None)
+SHARED = Shell("shared", None)
+"""Page of a link to one voice, for people without a token."""
 MISSING = Shell("missing", None)
 """Page of an address without one."""
 

@@ -65,7 +65,7 @@ def write_preview(
         stored: StoredFile = getattr(files, kind)
         row |= {f"{kind}_path": stored.path, f"{kind}_size": stored.size, f"{kind}_sha256": stored.sha256}
     session.connection().execute(sa.insert(Preview), [{**row, "job_number": job.number, "created_at": now}])
-    names = _names(event.epoch, event.step, event.clip)
+    names = preview_names(event.epoch, event.step, event.clip)
     data: dict[str, Any] = event.model_dump(include={"step", "epoch", "clip", "seconds", "scores"})
     data |= {kind: _url(job.id, name) for kind, name in names.items()}
     return NewEvent(EventType.PREVIEW_READY, f"preview of epoch {event.epoch}, step {event.step}", data)
@@ -101,7 +101,7 @@ class EvaluationQueries:
                 if match["step"] is not None:
                     query = query.where(Preview.step == int(match["step"]))
                 row = session.exec(query.order_by(col(Preview.step).desc())).first()
-            for kind, file_name in {} if row is None else _names(row.epoch, row.step, row.clip).items():
+            for kind, file_name in {} if row is None else preview_names(row.epoch, row.step, row.clip).items():
                 if file_name == name:
                     return _stored(row, kind)
         raise NotFound(f"the job {job.id} has no preview {name!r}")
@@ -111,7 +111,7 @@ def _stored(row: Preview | None, kind: str) -> StoredFile:
     return StoredFile(*(getattr(row, f"{kind}_{part}") for part in ("path", "size", "sha256")))
 
 
-def _names(epoch: int, step: int, clip: int) -> dict[str, str]:
+def preview_names(epoch: int, step: int, clip: int) -> dict[str, str]:
     """Public file names, the same as the engine's."""
     name = f"e{epoch}_s{step}_{clip}"
     return {"audio": f"{name}.flac", "picture": f"{name}.png", "recording": f"recording_{clip}.flac"}
@@ -127,7 +127,7 @@ def _checkpoint_public(row: Evaluation) -> CheckpointPublic:
 
 def _preview_public(job: Job, row: Preview, *, is_best: bool) -> PreviewPublic:
     files = {}
-    for kind, name in _names(row.epoch, row.step, row.clip).items():
+    for kind, name in preview_names(row.epoch, row.step, row.clip).items():
         stored = _stored(row, kind)
         files[kind] = PreviewFile(name=name, url=_url(job.id, name), size=stored.size, sha256=stored.sha256)
     own = row.model_dump(include={"step", "epoch", "clip", "seconds", "scores", "created_at"})

@@ -67,7 +67,8 @@ CHECKPOINTS = "checkpoints"
 ATTEMPTS = "attempts"
 ORIGIN_FILE = "origin.txt"
 ORIGIN = 0
-"""Token of the checkpoints that a retry takes over from its original job; that of the first attempt is 1."""
+"""Token of what was there before the first attempt, of token 1: checkpoints of the job that is retried, files of a
+voice from another server."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     "POST /v1/voices/{name:path}/conversions": {"json": {"upload_id": "upl_" + "0" * 32}},
     "PUT /v1/voices/{name:path}/conversions/content": {"content": b"RIFF more"},
+    "POST /v1/voices": {"json": {"upload_id": "upl_none"}},
+    "PATCH /v1/voices/{name:path}": {"json": {"notes": "x"}},
     "PATCH /v1/jobs/{job_id}": {"json": {"labels": {"a": "b"}}},
     "POST /v1/jobs/{job_id}/retry": {"json": {}, "headers": {"Idempotency-Key": "again"}},
     "POST /v1/webhooks": {"json": {"url": "http://127.0.0.1:9/hook"}},
@@ -65,7 +67,7 @@ def prepared(server: Any, http: httpx.Client) -> dict[str, str]:
     """An id for each part of a path, of rows of every kind: a running job, two that wait, one that has ended."""
     bench = server.bench
     dataset = bench.dataset()
-    ended = bench.job(dataset_id=dataset, name="ended")
+    ended = bench.job(dataset_id=dataset, name="anna.pth")
     lease = bench.claim()
     server.context.jobs.record_events(lease, [Log(message="a line")])
     log = server.context.storage.job_log(ended.id)
@@ -76,6 +78,7 @@ def prepared(server: Any, http: httpx.Client) -> dict[str, str]:
     for _ in range(3):
         bench.job(dataset_id=dataset)
     worker = bench.claim().worker_id
+    link = http.post("/v1/voices/anna.pth/links").raise_for_status().json()
     hook = http.post("/v1/webhooks", json={"url": "http://127.0.0.1:9/hook"}).raise_for_status().json()["id"]
     http.post(f"/v1/webhooks/{hook}/test").raise_for_status()
     token = http.post("/v1/tokens", json={"owner": "anna", "scopes": ["read"]}).raise_for_status().json()["id"]
@@ -88,6 +91,8 @@ def prepared(server: Any, http: httpx.Client) -> dict[str, str]:
         "delivery_id": http.get(f"/v1/webhooks/{hook}/deliveries").json()["data"][0]["id"],
         "token_id": token,
         "upload_id": upload.rpartition("/")[2],
+        "link_id": link["id"],
+        "secret": link["secret"],
         "base_weights_id": base_weights(server),
         "conversion_id": conversion(server, ended.id),
         "weights_id": http.get("/v1/weights").json()["data"][0]["id"],

@@ -47,7 +47,7 @@ def decode(source: Path, folder: Path, storage: Storage, max_seconds: float, tic
     try:
         result = Decoded.model_validate_json(read_report(folder / DECODED))
         if result.error is None and not stat.S_ISREG((folder / SAMPLES).lstat().st_mode):
-            raise OSError("the samples are not a plain file")  # a decoder that was taken over may leave a link
+            raise OSError(SAMPLES)  # a decoder that was taken over may leave a link
     except (OSError, ValidationError) as error:
         tail = read_report(folder / _LOG)[-2000:].decode(errors="replace")
         logger.warning("a recording was not decoded", status=child.returncode, reason=str(error), output=tail)

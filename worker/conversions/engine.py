@@ -1,4 +1,4 @@
-"""The engine process that converts: started for a device, kept while it is in use, ended when its memory is wanted."""
+"""The engine process that converts: started for a device, kept while it is in use, ended to give its memory back."""
 
 import contextlib
 import queue
@@ -18,7 +18,7 @@ logger = structlog.get_logger(__name__)
 
 
 class EngineEnded(Exception):
-    """The engine has ended before its answer; the message says how."""
+    """The engine has ended before its answer; the message describes its end."""
 
 
 class ConversionEngine:

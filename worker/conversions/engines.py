@@ -9,7 +9,7 @@ import structlog
 
 from rvc_engine.child_processes import engine_environment, variable_names
 from worker.conversions.engine import ConversionEngine
-from worker.conversions.placement import FreeMemory, Placement, TrainingState, choose_device, on_cpu
+from worker.conversions.placement import MEASURING, FreeMemory, Placement, TrainingState, choose_device, on_cpu
 from worker.engine.slots import Slot
 from worker.hardware.devices import AUTO, device_environment
 from worker.hardware.gpus import free_memory
@@ -35,19 +35,16 @@ class ConversionEngines:
         self._training, self._measure = training, measure
         self._engine: ConversionEngine | None = None
         self._lock = threading.RLock()
-        """Held while a device is chosen and its engine started, so that a job never begins in between."""
+        """Held while an engine is started or ended: one on a GPU is there before a job begins, or not at all."""
         self._next_measurement = 0.0
 
     def obtain(self, cpu_reason: str | None = None) -> tuple[ConversionEngine, Placement]:
         """An engine on the device that is right now. `cpu_reason`: why it must be the CPU. Raises OSError."""
+        placement = self._choose(cpu_reason)  # before the lock: a driver may hang
         with self._lock:
+            if placement.gpu is not None and self._training.is_measuring:  # since just now
+                placement = on_cpu(self._settings, self._training, MEASURING)
             engine = self._engine
-            if cpu_reason is not None:
-                placement = on_cpu(self._settings, self._training, cpu_reason)
-            else:
-                gpu = None if engine is None else engine.placement.gpu
-                held = {} if engine is None or gpu is None else {gpu: engine.held_bytes}
-                placement = choose_device(self._settings, self._training, self._measure, held)
             if engine is not None and engine.is_running and engine.placement.device == placement.device:
                 return engine, placement
             self.close()
@@ -55,6 +52,14 @@ class ConversionEngines:
             self._slot.add_engine(self._engine.pid, None)
             logger.info("conversion engine started", pid=self._engine.pid, device=placement.device)
             return self._engine, placement
+
+    def _choose(self, cpu_reason: str | None) -> Placement:
+        if cpu_reason is not None:
+            return on_cpu(self._settings, self._training, cpu_reason)
+        engine = self._engine
+        gpu = None if engine is None else engine.placement.gpu
+        held = {} if engine is None or gpu is None else {gpu: engine.held_bytes}
+        return choose_device(self._settings, self._training, self._measure, held)
 
     @property
     def is_running(self) -> bool:
@@ -73,12 +78,12 @@ class ConversionEngines:
         if time.monotonic() < self._next_measurement:
             return
         self._next_measurement = time.monotonic() + SECONDS_BETWEEN_MEASUREMENTS
-        with self._lock:
-            gpu = None if self._engine is None else self._engine.placement.gpu
-            free = None if gpu is None else self._measure(gpu)
-            if free is not None and free < self._settings.conversion_spare_bytes:
-                logger.info("conversions leave the GPU, whose memory is needed", gpu=gpu, free_bytes=free)
-                self.make_room()
+        engine = self._engine
+        gpu = None if engine is None else engine.placement.gpu
+        free = None if gpu is None else self._measure(gpu)
+        if free is not None and free < self._settings.conversion_spare_bytes:
+            logger.info("conversions leave the GPU, whose memory is needed", gpu=gpu, free_bytes=free)
+            self.make_room()
 
     def end_if_idle(self) -> None:
         """End an engine that has ended by itself, or was not used for a while."""

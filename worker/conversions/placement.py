@@ -13,17 +13,23 @@ from worker.settings import WorkerSettings
 
 GIB = 2**30
 CPU = "cpu"
+MEASURING = "a training has just begun and is measuring the GPU's memory"
 FreeMemory = Callable[[str], int | None]
 """Free bytes of a GPU by index or UUID; None when they cannot be measured."""
 
 
 class TrainingState:
-    """The job that the worker runs, as its conversions must know it. Plain attributes, read by another thread."""
+    """State of the worker's job, for its conversions. Plain attributes, read by another thread."""
 
     def __init__(self) -> None:
         self.is_running = False
         self.has_stepped = False
         """Whether the training takes steps: its batch is chosen and its memory taken."""
+
+    @property
+    def is_measuring(self) -> bool:
+        """Whether a training may be choosing its batch by the memory that is free."""
+        return self.is_running and not self.has_stepped
 
     def begin(self) -> None:
         """A job is about to run."""
@@ -62,15 +68,18 @@ def choose_device(
     measured = {gpu: found for gpu, found in free.items() if found is not None}
     if not measured:
         return on_cpu(settings, training, "there is no GPU whose free memory can be measured")
-    if training.is_running and not training.has_stepped:
-        return on_cpu(settings, training, "a training has just begun and is measuring the GPU's memory")
+    if training.is_measuring:
+        return on_cpu(settings, training, MEASURING)
     gpu = max(measured, key=lambda gpu: measured[gpu] + held_bytes.get(gpu, 0))
     needed = settings.conversion_memory_bytes - held_bytes.get(gpu, 0) + settings.conversion_spare_bytes
-    shown = f"{measured[gpu] / GIB:.1f} GiB of the GPU's memory are free"
     if measured[gpu] < needed:
-        wanted = f"and a conversion needs {needed / GIB:.1f} GiB, with what is kept free for trainings"
-        return on_cpu(settings, training, f"only {shown}, {wanted}")
-    return Placement(f"cuda:{list(free).index(gpu)}", gpu, settings.num_threads, shown)
+        reason = (
+            f"only {measured[gpu] / GIB:.1f} GiB of the GPU's memory are free, and a conversion needs "
+            f"{needed / GIB:.1f} GiB, with what is kept free for trainings"
+        )
+        return on_cpu(settings, training, reason)
+    reason = f"{measured[gpu] / GIB:.1f} GiB of the GPU's memory are free"
+    return Placement(f"cuda:{list(free).index(gpu)}", gpu, settings.num_threads, reason)
 
 
 def on_cpu(settings: WorkerSettings, training: TrainingState, reason: str) -> Placement:

@@ -19,7 +19,7 @@ from rvc_engine.conversion.messages import (
 from rvc_engine.environment.files import sync_file, sync_folder
 from rvc_engine.errors import FailureCode
 from rvc_engine.workspace.disk import is_disk_full
-from rvc_train.schemas.conversions import ConversionFailure
+from rvc_train.schemas.voices.conversions import ConversionFailure
 from server.conversions.queue import ConversionLease, ConversionQueue, InputFile, ResultFile
 from server.conversions.voice_files import VoiceFiles, find_save
 from server.errors import LeaseLost
@@ -134,12 +134,13 @@ class ConversionRun:
             found = VoiceFiles(checkpoint=find_save(workspace, lease.save), index=found.index)
         if not found.is_missing:
             return found
-        what = "this voice" if lease.save is None else f"the save {lease.save} of this voice"
-        raise _Failure(
-            ConversionFailure.VOICE_MISSING,
-            f"the files of {what} are not there: not made yet, deleted, or on another worker's disk; choose another "
-            "save, or wait for the end of the training",
-        )
+        message = "the files of this voice are not there: the job has made none yet, or they were deleted"
+        if lease.save is not None:
+            message = (
+                f"the save {lease.save} of this voice is not there: not made yet, deleted, or on another worker's "
+                "disk; choose another save, or wait for the end of the training"
+            )
+        raise _Failure(ConversionFailure.VOICE_MISSING, message)
 
     def _convert(self, number: int, source: InputFile, files: VoiceFiles) -> ResultFile:
         """Convert one recording. Raises _Failure for what concerns all of them; OSError."""

@@ -1,11 +1,11 @@
-"""Loop of the conversions' thread: claim one, run it, end an engine that nobody needs, until the worker stops."""
+"""Loop of the conversions' thread: claim one, run it, end an idle engine, until the worker stops."""
 
 import threading
 from collections.abc import Callable
 
 import structlog
 
-from rvc_train.schemas.conversions import ConversionFailure
+from rvc_train.schemas.voices.conversions import ConversionFailure
 from server.conversions.queue import ConversionLease, ConversionQueue
 from server.errors import LeaseLost, SchemaChanged
 from server.storage.local import Storage

@@ -82,7 +82,7 @@ def _use(handle: Any) -> float | None:
 
 
 def free_memory(which: str) -> int | None:
-    """Free bytes of a GPU by index or UUID; None where NVIDIA's driver cannot tell."""
+    """Free bytes of a GPU by index or UUID; None without a reading of NVIDIA's driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:

@@ -146,7 +146,7 @@ def _is_older_than_records(workspace: Workspace) -> bool:
 
 
 def training_lines(workspace: Workspace) -> list[list[str]]:
-    """The parts of each line of `filelist.txt`, whoever wrote it; empty without a list."""
+    """The parts of each line of `filelist.txt`, of any program; empty without a list."""
     if not workspace.filelist.is_file():
         return []
     return [_Line.parse(number, text).parts for number, text in _lines(workspace.filelist)]

@@ -1,1 +1,1 @@
-"""Schemas of voices: conversions of recordings with them."""
+"""Schemas of voices: versions, links to them, bundles that move them, conversions of recordings with them."""

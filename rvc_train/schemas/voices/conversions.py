@@ -59,7 +59,7 @@ Save = Annotated[int, Field(ge=0, lt=10**9)] | Literal["best", "latest"]
 
 
 class ConversionOptions(RequestModel):
-    """How recordings are converted."""
+    """Options of a conversion."""
 
     pitch_shift: PitchShift = 0.0
     """Semitones to raise the pitch by: about 12 from a man to a woman, -12 back. auto: from the median pitch of the

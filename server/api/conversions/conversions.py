@@ -22,7 +22,8 @@ from rvc_train.schemas.voices.conversions import (
     PitchShift,
     Save,
 )
-from server.api.authorization import OwnerFilter, require_principal, requires
+from server.api.authorization import OwnerFilter, VoiceOwner, require_principal, requires
+from server.api.voices.names import VoiceNameInPath, key_in_path
 from server.context import AppContext, Context
 from server.conversions.serializers import conversion_etag, conversion_public
 from server.conversions.service import Recording, Wanted, plain_name
@@ -39,7 +40,6 @@ conversions = APIRouter(prefix="/conversions", tags=["conversions"])
 of_voice = APIRouter(prefix="/voices", tags=["conversions"])
 
 _CURSORS: Cursors[int] = Cursors("conversions")
-VoiceNameInPath = Annotated[str, Path(max_length=400)]
 ConversionId = Annotated[str, Path(max_length=64)]
 _ETAG = {"headers": {"ETag": {"description": "Changes whenever the answer changes.", "schema": {"type": "string"}}}}
 _SAME = {304: {"description": "Unchanged since the ETag in `If-None-Match`", **_ETAG}}
@@ -60,7 +60,7 @@ _BODY = {
 )
 @requires(Scope.SUBMIT)
 async def create_conversion(
-    name: VoiceNameInPath, request: ConversionCreate, response: Response, context: Context
+    name: VoiceNameInPath, owner: VoiceOwner, request: ConversionCreate, response: Response, context: Context
 ) -> ConversionPublic:
     """Convert uploaded recordings with a voice: the finished one, or a save of a job that may still run.
 
@@ -68,8 +68,8 @@ async def create_conversion(
     """
     principal = require_principal()
     options = ConversionOptions.model_validate(request.model_dump(include=set(ConversionOptions.model_fields)))
-    wanted = Wanted(name, request.job_id, request.save, options)
-    await on_disk(context.conversions.refuse_unknown, principal.owner, principal.visible_owner, wanted)
+    wanted = Wanted(key_in_path(owner, name), request.job_id, request.save, options)
+    await on_disk(context.conversions.refuse_unknown, wanted)
     uploads = [await to_write(_complete, context, principal.visible_owner, upload_id) for upload_id in request.uploads]
     return await _submitted(context, response, wanted, uploads)
 
@@ -85,6 +85,7 @@ async def create_conversion(
 @requires(Scope.SUBMIT)
 async def upload_conversion(
     name: VoiceNameInPath,
+    owner: VoiceOwner,
     request: Request,
     response: Response,
     context: Context,
@@ -110,11 +111,11 @@ async def upload_conversion(
         format=audio_format,
         speaker=speaker,
     )
-    wanted = Wanted(name, job_id, save, options)
+    wanted = Wanted(key_in_path(owner, name), job_id, save, options)
     header = request.headers.get("content-length", "")
     length = int(header) if header.isdecimal() else 0
     service.check_size(length)
-    await on_disk(service.refuse_unknown, principal.owner, principal.visible_owner, wanted)
+    await on_disk(service.refuse_unknown, wanted)
     async with _received(context, request, length, principal.owner) as upload:
         return await _submitted(context, response, wanted, [upload], plain_name(filename))
 
@@ -158,11 +159,10 @@ async def _submitted(
 
 
 def _submit(context: AppContext, wanted: Wanted, recordings: Sequence[Recording]) -> Conversion:
-    principal = require_principal()
     with context.storage.incoming_folder() as folder:
         made = folder / "conversion"
         made.mkdir()
-        return context.conversions.submit(principal.owner, principal.visible_owner, wanted, recordings, made)
+        return context.conversions.submit(require_principal().owner, wanted, recordings, made)
 
 
 def _name_of(upload: Upload) -> str:

@@ -3,20 +3,16 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.jobs import (
-    MAX_LABELS,
     JobCreate,
     JobList,
     JobPatch,
     JobPublic,
     JobRetry,
     JobStatus,
-    LabelKey,
-    LabelValue,
 )
 from server.api.authorization import OwnerFilter, require_principal, requires
 from server.api.webhooks import check_address
@@ -24,14 +20,13 @@ from server.context import AppContext, Context
 from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.database.tables import Job
-from server.errors import Refused
-from server.http.etags import matches_weakly
+from server.http.etags import matches_weakly, named_tag_halves
 from server.http.lists import Cursors, Limit
 from server.http.problem_details import documented
-from server.http.query_parameters import LABEL
+from server.http.query_parameters import LABEL_PARAMETERS, wanted_labels
 from server.http.threads import to_write
 from server.job_store.idempotency import IdempotentRequest, fingerprint
-from server.jobs.serializers import job_etag, jobs_public, update_tags
+from server.jobs.serializers import job_etag, jobs_public
 from server.jobs.service import JobFilter
 from server.jobs.submission import Submission, request_fingerprint
 
@@ -51,7 +46,6 @@ _ETAG = {"headers": {"ETag": {"description": "Changes whenever the answer change
 _GOES_ON = {202: {"model": JobPublic, "description": "The worker will stop after its current step and a checkpoint"}}
 _STOPPING = frozenset({JobStatus.CANCELLING, JobStatus.PAUSING})
 _UNCHANGED = JobRetry()
-_LABELS: TypeAdapter[dict[LabelKey, LabelValue]] = TypeAdapter(dict[LabelKey, LabelValue])
 
 
 def _public(context: AppContext, job: Job) -> JobPublic:
@@ -112,26 +106,11 @@ def _submit(request: JobCreate, context: AppContext, idempotent: IdempotentReque
 _SAME = {304: {"description": "Unchanged since the ETag in `If-None-Match`", **_ETAG}}
 
 
-_LABEL_PARAMETERS = {
-    "name": "labels",
-    "in": "query",
-    "required": False,
-    "description": "The labels of the jobs: `label.<key>=<value>`; may be repeated.",
-    "style": "form",
-    "explode": True,
-    "schema": {
-        "type": "object",
-        "patternProperties": {"^label\\.[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$": {"type": "string", "maxLength": 255}},
-    },
-}
-"""In OpenAPI, the fields of such a parameter are parameters of their own."""
-
-
 @router.get(
     "",
     operation_id="jobs_list",
     responses=documented(422, also={200: _ETAG, **_SAME}),
-    openapi_extra={"parameters": [_LABEL_PARAMETERS]},
+    openapi_extra={"parameters": [LABEL_PARAMETERS]},
 )
 @requires(Scope.READ)
 def list_jobs(
@@ -157,25 +136,13 @@ def list_jobs(
     limit: Limit = 20,
 ) -> JobList:
     """List your jobs, newest first. `label.<key>=<value>` in the query selects by label; it may be repeated."""
-    wanted = JobFilter(status or (), dataset, name, id_prefix, search, _labels(request), owner_filter)
+    wanted = JobFilter(status or (), dataset, name, id_prefix, search, wanted_labels(request), owner_filter)
     jobs, last = (context.jobs.queue if sort == "queue" else context.jobs.list)(wanted, after, limit)
     with read_session(context.engine) as session:
         data = jobs_public(session, jobs, context.estimator, utc_now())
     page = _CURSORS.page(request, response, data, last)
     found = context.jobs.counts(wanted) if counts else None
     return JobList(data=data, has_more=page.has_more, next_cursor=page.next_cursor, counts=found)
-
-
-def _labels(request: Request) -> dict[str, str]:
-    items = request.query_params.multi_items()
-    labels = {key.removeprefix(LABEL): value for key, value in items if key.startswith(LABEL)}
-    if len(labels) > MAX_LABELS:
-        raise Refused(f"the query has {len(labels)} labels; a job has at most {MAX_LABELS}", parameter=LABEL)
-    try:
-        return _LABELS.validate_python(labels)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise Refused(f"this is not a valid label: {first['msg']}", parameter=f"{LABEL}{first['loc'][0]}") from error
 
 
 @router.get(
@@ -213,7 +180,7 @@ def edit(
     ] = None,
 ) -> JobPublic:
     """Change labels (at any time) or the priority (while the job is queued)."""
-    return _with_etag(context, context.jobs.update(job_id, patch, update_tags(if_match)), response)
+    return _with_etag(context, context.jobs.update(job_id, patch, named_tag_halves(if_match)), response)
 
 
 @router.post("/{job_id}/cancel", operation_id="jobs_cancel", responses=documented(404, 409, also=_GOES_ON))

@@ -20,6 +20,7 @@ from rvc_engine.machine import Machine
 from rvc_engine.models.synthesizer import Synthesizer
 from rvc_engine.pipeline.pipeline import StageSelection, _Run, _StageResult, make_voice, progress_span
 from rvc_engine.voices import export
+from rvc_engine.voices.extract import load_voice_or_save
 from rvc_engine.workspace.layout import Workspace
 
 Make = Callable[..., tuple[Workspace, list[Event]]]
@@ -52,6 +53,14 @@ def test_a_voice_is_made_and_every_file_of_it_is_whole(make: Make) -> None:
     assert progress == sorted(progress)
     assert progress[-1] == 1.0
     assert json.loads(workspace.hyperparameters.read_text())["data"]["sampling_rate"] == 40_000
+
+
+def test_a_voice_carries_the_median_pitch_of_its_clips_and_a_save_of_its_run_has_the_same(finished: Workspace) -> None:
+    curves = np.concatenate([np.load(path) for path in finished.f0_hz.glob("*.npy")])
+    stored = torch.load(finished.voice_file, weights_only=True)["median_pitch"]
+    assert stored == {0: pytest.approx(np.median(curves[curves > 0]), rel=0.1)}  # held-out clips are left out
+    save = max(finished.root.glob("G_*.pth"))
+    assert load_voice_or_save(save, torch.device("cpu")).median_pitch == stored
 
 
 def test_the_index_holds_every_row_and_finds_it(finished: Workspace) -> None:

@@ -27,6 +27,10 @@ WANTED = {
     "GET /new": OPEN,
     "GET /server": OPEN,
     "GET /sign-in": OPEN,
+    "GET /shared/{secret}": OPEN,
+    "GET /v1/shared/{secret}": OPEN,
+    "GET /v1/shared/{secret}/files/{name}": OPEN,
+    "GET /v1/shared/{secret}/previews/{name}": OPEN,
     "GET /docs": OPEN,
     "GET /problems/{code}": OPEN,
     "GET /openapi.json": OPEN,
@@ -61,6 +65,17 @@ WANTED = {
     "GET /v1/conversions/{conversion_id}/audio": READ,
     "GET /v1/conversions/{conversion_id}/audio.zip": READ,
     "GET /v1/conversions/{conversion_id}/recordings/{number}": READ,
+    "GET /v1/voices": READ,
+    "POST /v1/voices": SUBMIT,
+    "GET /v1/voices/{name:path}": READ,
+    "PATCH /v1/voices/{name:path}": SUBMIT,
+    "DELETE /v1/voices/{name:path}": SUBMIT,
+    "GET /v1/voices/{name:path}/versions": READ,
+    "GET /v1/voices/{name:path}/bundle.zip": READ,
+    "POST /v1/voices/{name:path}/links": SUBMIT,
+    "GET /v1/voices/{name:path}/links": READ,
+    "GET /v1/voices/{name:path}/links/{link_id}": READ,
+    "DELETE /v1/voices/{name:path}/links/{link_id}": SUBMIT,
     "OPTIONS /v1/uploads": OPEN,
     "OPTIONS /v1/uploads/{upload_id}": OPEN,
     "POST /v1/uploads": SUBMIT,
@@ -211,10 +226,12 @@ def annas_resources(guarded: Any) -> dict[str, str]:
         secret = administrator.post("/v1/tokens", json={"owner": "anna"}).json()["secret"]
     with guarded.client(Authorization=f"Bearer {secret}") as anna:
         dataset_id = anna.put("/v1/datasets/mine/content", content=b"RIFFone").json()["id"]
+        job_id = anna.post("/v1/jobs", json={"name": "anna", "dataset_id": dataset_id}).json()["id"]
         begun = anna.post("/v1/uploads", headers={"Tus-Resumable": "1.0.0", "Upload-Length": "5"})
         return {
             "dataset_id": dataset_id,
-            "job_id": anna.post("/v1/jobs", json={"name": "anna", "dataset_id": dataset_id}).json()["id"],
+            "job_id": job_id,
+            "link_id": anna.post("/v1/voices/anna/links").json()["id"],
             "webhook_id": anna.post("/v1/webhooks", json={"url": "https://93.184.216.34/"}).json()["id"],
             "upload_id": begun.headers["location"].rpartition("/")[2],
         }

@@ -40,10 +40,16 @@ def test_every_list_has_the_same_shape_and_parameters(http: httpx.Client) -> Non
             names = {parameter["name"] for parameter in item["get"]["parameters"]}
             assert {"after", "limit"} <= names, path
             assert {"data", "has_more", "next_cursor"} <= set(document["components"]["schemas"][shape]["required"])
-    ends = (
-        "jobs datasets webhooks deliveries tokens owners audit workers weights base-weights conversions events metrics"
-    )
-    assert {path.rpartition("/")[2] for path in lists} == {*ends.split(), "artifacts", "checkpoints", "previews"}
+    ends = "jobs datasets webhooks deliveries tokens owners audit workers weights base-weights voices events metrics"
+    assert {path.rpartition("/")[2] for path in lists} == {
+        *ends.split(),
+        "artifacts",
+        "checkpoints",
+        "conversions",
+        "previews",
+        "versions",
+        "links",
+    }
     for path in lists:
         if "{" not in path:
             page = http.get(path, params={"limit": 10**9})

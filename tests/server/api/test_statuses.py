@@ -23,6 +23,10 @@ def test_what_was_made_is_at_its_location(http: httpx.Client) -> None:
         shown = http.get(made.headers["location"]).json()
         assert shown["id"] == made.json()["id"]
         assert path != "/v1/tokens" or "secret" not in shown
+    http.post("/v1/jobs", json={"name": "ina", "dataset_id": made.json()["id"]})
+    link = http.post("/v1/voices/ina/links")
+    shown = http.get(link.headers["location"]).json()
+    assert (link.status_code, shown["id"], "secret" in shown) == (201, link.json()["id"], False)
     again = http.put("/v1/datasets/mine/content", content=b"RIFFone")
     assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
     copy = http.post("/v1/datasets", json={"name": "copy", "sha256": made.json()["sha256"]})

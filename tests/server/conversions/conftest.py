@@ -1,15 +1,19 @@
 """A server with a finished voice, and what a worker does to its conversions, by the queue itself."""
 
+import base64
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from server.conversions.queue import ConversionLease, ConversionQueue, ResultFile
-from server.database.tables import Job
+from server.database.engine import write_session
+from server.database.tables import Attempt, Conversion, Job, Worker
+from server.job_store.leases import Lease
 from server.storage.local import StoredFile, copy_and_hash
 
 SOUND = b"RIFF of a recording"
@@ -22,6 +26,8 @@ class Shop:
     server: Any
     http: httpx.Client
     folder: Path
+    leases: dict[str, Lease] = field(default_factory=dict)
+    """Of running jobs, by their ids."""
 
     @property
     def queue(self) -> ConversionQueue:
@@ -37,7 +43,7 @@ class Shop:
         self.server.bench.job(name=voice)
         lease = self.server.bench.claim()
         job: Job = self.server.context.jobs.get(lease.job_id)
-        self.leases = getattr(self, "leases", {}) | {job.id: lease}
+        self.leases[job.id] = lease
         return job
 
     def finished(self, voice: str = "anna") -> Job:
@@ -55,8 +61,6 @@ class Shop:
         return ended
 
     def upload(self, content: bytes = SOUND, name: str = "in.wav") -> str:
-        import base64
-
         metadata = f"filename {base64.b64encode(name.encode()).decode()}"
         headers = {"Tus-Resumable": "1.0.0", "Upload-Length": str(len(content)), "Upload-Metadata": metadata}
         headers |= {"Content-Type": "application/offset+octet-stream"}
@@ -93,8 +97,18 @@ class Shop:
         return ResultFile(lease.inputs[place].output, StoredFile(path, size, sha256), seconds=1.5, pitch_shift=3.0)
 
 
+@pytest.fixture(scope="module")
+def server(serve_for_module: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with serve_for_module(tmp_path_factory.mktemp("data")) as running:
+        yield running
+
+
 @pytest.fixture
-def shop(serve: Callable[..., Any], tmp_path: Path) -> Iterator[Shop]:
-    with serve(tmp_path / "data") as server, server.client() as http:
-        (tmp_path / "files").mkdir()
-        yield Shop(server, http, tmp_path / "files")
+def shop(server: Any, tmp_path: Path) -> Iterator[Shop]:
+    """A server without jobs, conversions and workers."""
+    with server.client() as http:
+        http.timeout = httpx.Timeout(120)
+        yield Shop(server, http, tmp_path)
+    with write_session(server.context.engine) as session:
+        for table in (Conversion, Attempt, Job, Worker):
+            session.execute(sa.delete(table))

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,13 +12,15 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from sqlmodel import select
 
 from rvc_train.schemas.access import Quota
 from rvc_train.schemas.voices.conversions import ConversionFailure
 from server.conversions.queue import ResultFile
 from server.database.engine import write_session
 from server.database.tables import Conversion, Worker
-from tests.server.conversions.conftest import SOUND
+from server.middleware.languages import translated_body
+from tests.server.conversions.conftest import SOUND, Shop
 
 
 def test_a_recording_is_converted_with_the_finished_voice_and_its_result_has_a_sha256(shop: Any) -> None:
@@ -149,12 +152,11 @@ def test_what_a_waiting_conversion_waits_for_is_said_in_words(shop: Any) -> None
     shop.finished()
     made = shop.submitted()
     assert made["waiting_for"].startswith("no worker that converts recordings is running")
-    chinese = shop.http.get(f"/v1/conversions/{made['id']}", headers={"Accept-Language": "zh"}).json()
-    assert chinese["waiting_for"] != made["waiting_for"]
     shop.worker()
     assert shop.get(made["id"])["waiting_for"] is None
+    assert [each["serves_conversions"] for each in shop.http.get("/v1/workers").json()["data"]].count(True) == 1
     later = shop.submitted()
-    assert later["waiting_for"] == "1 conversions before it"
+    assert later["waiting_for"] == "conversions before it: 1"
     with write_session(shop.server.context.engine) as session:
         session.execute(sa.update(Worker).values(is_draining=True))
     assert shop.get(made["id"])["waiting_for"].startswith("no worker")
@@ -203,7 +205,7 @@ def test_a_day_after_its_end_a_conversion_is_deleted_with_its_files(shop: Any) -
     assert service.expire() == 0
     assert shop.get(ended["id"])["expires_at"] is not None
     with write_session(shop.server.context.engine) as session:
-        row = session.get_one(Conversion, 1)
+        (row,) = session.exec(select(Conversion).where(Conversion.id == ended["id"])).all()
         row.finished_at -= timedelta(hours=25)
     assert service.expire() == 1
     assert shop.http.get(f"/v1/conversions/{ended['id']}").status_code == 404
@@ -263,8 +265,6 @@ def test_the_same_key_makes_one_conversion(shop: Any) -> None:
 
 
 def test_every_limit_is_said(serve: Callable[..., Any], tmp_path: Path) -> None:
-    from tests.server.conversions.conftest import Shop
-
     limits = {"max_conversion_bytes": 100, "max_waiting_conversions": 1, "max_conversion_minutes": 2}
     (tmp_path / "files").mkdir()
     with serve(tmp_path / "data", **limits) as server, server.client() as http:
@@ -279,6 +279,8 @@ def test_every_limit_is_said(serve: Callable[..., Any], tmp_path: Path) -> None:
         assert (many.status_code, many.json()["code"]) == (429, "quota_exceeded")
         assert int(many.headers["Retry-After"]) > 0
         assert shop.claim().max_seconds == 120
+        shown = http.get("/v1/system").json()["limits"]
+        assert (shown["max_conversion_bytes"], shown["max_conversion_seconds"]) == (100, 120)
         server.context.quotas.set("local", Quota(max_gpu_hours=0))
         assert "GPU hours" in shop.convert().json()["detail"]
         twice = shop.upload()
@@ -288,22 +290,23 @@ def test_every_limit_is_said(serve: Callable[..., Any], tmp_path: Path) -> None:
         assert both.status_code == 422
 
 
-def test_another_owners_conversion_is_not_found_nor_is_their_voice(serve: Callable[..., Any], tmp_path: Path) -> None:
-    from tests.server.conversions.conftest import Shop
+def test_another_owners_conversion_is_not_found_nor_is_their_voice(shop: Any) -> None:
+    shop.finished()
+    made = shop.submitted()
+    token = shop.http.post("/v1/tokens", json={"owner": "eve", "scopes": ["read", "submit"]}).json()["secret"]
+    with httpx.Client(base_url=shop.server.url, headers={"Authorization": f"Bearer {token}"}, timeout=120) as eve:
+        address = f"/v1/conversions/{made['id']}"
+        for path in (address, f"{address}/audio", f"{address}/events", f"{address}/recordings/1"):
+            assert eve.get(path).status_code == 404, path
+        assert eve.delete(address).status_code == 404
+        assert eve.post(f"{address}/cancel").status_code == 404
+        assert eve.get("/v1/conversions").json()["data"] == []
+        stolen = shop.upload()
+        assert eve.post("/v1/voices/anna/conversions", json={"upload_id": stolen}).status_code == 404
+        assert eve.put("/v1/voices/anna/conversions/content", content=SOUND).status_code == 404
 
-    (tmp_path / "files").mkdir()
-    with serve(tmp_path / "data") as server, server.client() as admin:
-        shop = Shop(server, admin, tmp_path / "files")
-        shop.finished()
-        made = shop.submitted()
-        token = admin.post("/v1/tokens", json={"owner": "eve", "scopes": ["read", "submit"]}).json()["token"]
-        with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {token}"}) as eve:
-            address = f"/v1/conversions/{made['id']}"
-            for path in (address, f"{address}/audio", f"{address}/events", f"{address}/recordings/1"):
-                assert eve.get(path).status_code == 404, path
-            assert eve.delete(address).status_code == 404
-            assert eve.post(f"{address}/cancel").status_code == 404
-            assert eve.get("/v1/conversions").json()["data"] == []
-            stolen = shop.upload()
-            assert eve.post("/v1/voices/anna/conversions", json={"upload_id": stolen}).status_code == 404
-            assert eve.put("/v1/voices/anna/conversions/content", content=SOUND).status_code == 404
+
+def test_the_sentence_is_translated_and_the_codes_of_jobs_that_wait_are_not() -> None:
+    answer = {"waiting_for": ["weights"], "data": [{"waiting_for": "would delete 3 items now"}]}
+    shown = json.loads(translated_body(json.dumps(answer).encode(), "zh"))
+    assert shown == {"waiting_for": ["weights"], "data": [{"waiting_for": "现在会删除 3 项"}]}

@@ -1,1 +1,1 @@
-"""Commands of voices that were trained."""
+"""Commands of voices: versions, links, bundles, conversions."""

@@ -5,7 +5,7 @@ import { byId, h } from "./dom.js";
 import { t } from "./words.js";
 
 /** The caller: `{owner, scopes, ...}`. */
-export const me = document.body.dataset.page === "sign_in" ? Promise.resolve(null) : retryUnreachable(() => get("/v1/me"));
+export const me = ["sign_in", "shared"].includes(document.body.dataset.page) ? Promise.resolve(null) : retryUnreachable(() => get("/v1/me"));
 
 /** Whether the caller has a scope: "read", "submit" or "admin"; each includes those before it. */
 export async function may(scope) {

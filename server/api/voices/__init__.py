@@ -1,0 +1,1 @@
+"""Routes of voices, of links to them, and of what such a link shows."""
