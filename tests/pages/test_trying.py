@@ -12,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import faiss
+import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -37,14 +39,19 @@ DECODE = """async (address) => {
 }"""
 
 
-def small_voice(path: Path) -> Path:
-    """A voice of a small net with random weights."""
+def small_voice(folder: Path) -> list[list[str]]:
+    """Steps of a script that offer a voice of a small net with random weights, and an index of random features."""
     config = TrainingConfig(content="whisper-tiny", pretrained="none", width=24)
     hparams = Hyperparameters.from_config(config)
-    write_voice(
-        path, Synthesizer(hparams).state_dict(), hparams, VoiceDetails("anna", 1, 1, "whisper-tiny.en-l2l3", 60.0)
-    )
-    return path
+    voice, index = folder / "small.pth", folder / "small.index"
+    details = VoiceDetails("anna", 1, 1, "whisper-tiny.en-l2l3", 60.0)
+    write_voice(voice, Synthesizer(hparams).state_dict(), hparams, details)
+    rows = np.random.default_rng(0).standard_normal((500, 768)).astype(np.float32)
+    made = faiss.index_factory(768, "IVF4,Flat")
+    made.train(rows)
+    made.add(rows)
+    faiss.write_index(made, str(index))
+    return [["true_artifact", "voice", str(voice)], ["true_artifact", "index", str(index)], ["succeed"]]
 
 
 class Desk:
@@ -222,9 +229,7 @@ def test_the_microphone_comes_back_in_the_voice(
     """With a worker and an engine: what Chromium's fake microphone records, rendered by a small voice."""
     station = open_station(tmp_path, token)
     try:
-        station.follow_script(
-            ["train", 2, 0.01, 1], ["true_voice", str(small_voice(tmp_path / "anna.pth"))], ["succeed"]
-        )
+        station.follow_script(["train", 2, 0.01, 1], *small_voice(tmp_path))
         station.start_server()
         station.start_worker()
         dataset = station.upload(station.samples / "vm-review.flac", name="anna")

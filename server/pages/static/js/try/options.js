@@ -27,7 +27,7 @@ export class Options {
     this.checkpoints = [];
     this.save = h("select", {});
     this.shift = h("input", { type: "number", min: -36, max: 36, step: "any", value: 0 });
-    this.mode = h("select", {}, ["auto", ...SEMITONES, "own"].map((value) => h("option", { value }, t(`try.shift.${value}`.replace("-", "minus_")))));
+    this.mode = h("select", { "aria-label": t("try.shift") }, ["auto", ...SEMITONES, "own"].map((value) => h("option", { value }, t(`try.shift.${value}`.replace("-", "minus_")))));
     this.shiftField = h("label", { class: "field", hidden: true }, h("span", {}, t("try.shift.semitones")), this.shift);
     this.fields = {
       pitch: h("select", {}, ESTIMATORS.map((value) => h("option", { value }, wordOf("pitch", value)))),
