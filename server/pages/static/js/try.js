@@ -34,7 +34,7 @@ class Panel {
     this.options = new Options(this.job);
     this.sources = maySubmit ? new Sources(() => this.showButton()) : null;
     this.conversions = new Conversions(this.job, {
-      onAgain: (files) => this.useAgain(files), onChange: () => this.ticking.again(), checkpoints: () => this.options.checkpoints, maySubmit,
+      onAgain: (files, before) => this.useAgain(files, before), onChange: () => this.ticking.again(), checkpoints: () => this.options.checkpoints, maySubmit,
     });
     this.button = h("button", { type: "button", class: "primary", disabled: true, onclick: () => this.convert() }, t("try.convert"));
     this.stop = h("button", { type: "button", hidden: true, onclick: () => this.sending?.stop() }, t("action.cancel"));
@@ -67,10 +67,12 @@ class Panel {
     if (this.sources) this.button.disabled = this.sending !== null || !this.sources.files.length || !this.options.hasSaves;
   }
 
-  useAgain(files) {
+  /** The recordings of a conversion; where its voice has no pitch of its own, with semitones to be given. */
+  useAgain(files, before) {
     this.sources.clear();
     this.sources.add(files);
     this.sources.drop.scrollIntoView({ block: "center" });
+    if (before.error?.code === "invalid_options" && before.options.pitch_shift === "auto") this.options.askForSemitones();
   }
 
   async convert() {
@@ -85,7 +87,7 @@ class Panel {
       const address = `/v1/voices/${encodeURIComponent(this.job.name)}/conversions`;
       const made = await retryUnreachable(() => post(address, body, { "Idempotency-Key": key }));
       this.conversions.add(made);
-      for (const one of files) one.isRecorded = false; // the server has it
+      for (const one of files) one.isSent = true;
       this.ticking.again();
     } catch (fault) {
       this.fault.textContent = fault.message;

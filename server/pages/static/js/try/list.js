@@ -13,7 +13,7 @@ const audioOf = (conversion, result) => withQuery(path(conversion, "/audio"), { 
 const done = (conversion) => conversion.results.filter((one) => !one.error);
 
 export class Conversions {
-  /** `onAgain(files)`: recordings of a conversion are to be converted again. `checkpoints()`: the job's, for names. */
+  /** `onAgain(files, conversion)`: its recordings are to be converted again. `checkpoints()`: the job's, for names. */
   constructor(job, { onAgain, onChange, checkpoints, maySubmit }) {
     Object.assign(this, { job, onAgain, onChange, checkpoints, maySubmit });
     this.all = [];
@@ -125,7 +125,7 @@ export class Conversions {
       const { bytes, headers } = await getBytes(path(one, `/recordings/${n + 1}`));
       files.push({ path: name, file: new File([bytes], name, { type: headers.get("Content-Type") ?? "" }) });
     }
-    this.onAgain(files);
+    this.onAgain(files, one);
   }
 
   /** Play a result, or stop it. */

@@ -83,6 +83,12 @@ export class Options {
     }
   }
 
+  askForSemitones() {
+    this.mode.value = "own";
+    this.changed();
+    this.shift.focus();
+  }
+
   showValues() {
     this.shiftField.hidden = this.mode.value !== "own";
     for (const name of Object.keys(RANGES)) this.fields[name].parentElement.querySelector("output").value = figure(Number(this.fields[name].value));

@@ -15,7 +15,7 @@ export class Sources {
   /** `onChange()`: after the files have changed. */
   constructor(onChange) {
     this.onChange = onChange;
-    this.files = []; // [{ path, file, isRecorded }]
+    this.files = []; // [{ path, file, isRecorded, isSent }]
     this.player = null;
     this.take = null;
     this.list = h("ul", { class: "sources", hidden: true });
@@ -32,7 +32,7 @@ export class Sources {
     this.element = h("div", { class: "sources-part" }, this.drop, this.recording, this.fault, this.list, this.listening);
     this.listenToDrops();
     addEventListener("beforeunload", (event) => {
-      if (this.take || this.files.some((one) => one.isRecorded)) event.preventDefault(); // it is nowhere else
+      if (this.take || this.files.some((one) => one.isRecorded && !one.isSent)) event.preventDefault(); // it is nowhere else
     });
   }
 
@@ -86,7 +86,9 @@ export class Sources {
     }
   }
 
+  /** Add files; those that were converted make room for them. */
   add(files) {
+    this.files = this.files.filter((one) => !one.isSent);
     const empty = files.filter(({ file }) => file.size === 0);
     if (empty.length) notify(t("try.empty", { name: empty[0].path }), { bad: true });
     this.files.push(...files.filter(({ file }) => file.size > 0));
