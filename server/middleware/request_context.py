@@ -32,6 +32,7 @@ SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=(), payment=(), usb=()",
 }
 DEFAULT_POLICY = "default-src 'none'; frame-ancestors 'none'"
 """Content security policy of responses that set none: they are data, and load nothing if shown as a page."""

@@ -149,6 +149,13 @@ class Engine:
         write_atomically(path, content)
         self.offer(kind, path, hashlib.sha256(content).hexdigest())
 
+    def true_artifact(self, kind: str, source: str) -> None:
+        """A copy of a true voice or index."""
+        path = self.workspace.voice_file if kind == "voice" else self.workspace.index_file
+        content = Path(source).read_bytes()
+        write_atomically(path, content)
+        self.offer(kind, path, hashlib.sha256(content).hexdigest())
+
     def evaluated(self, step: int, mel: float, is_best: bool) -> None:
         values = {"eval/mel": mel, "eval/f0_cents": 40.0}
         fields = {"step": step, "epoch": step, "values": values, "held_out": True, "is_best": is_best}

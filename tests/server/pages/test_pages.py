@@ -118,6 +118,7 @@ def test_every_answer_carries_the_headers_that_keep_others_out(http: httpx.Clien
         assert headers["x-frame-options"] == "DENY"
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert headers["referrer-policy"] == "no-referrer"
+        assert headers["permissions-policy"].startswith("microphone=(self), camera=()")
     assert http.get("/v1/jobs").headers["cache-control"] == "no-store"
 
 

@@ -94,7 +94,7 @@ export const put = (path, body) => request("PUT", path, { body });
 export const patch = (path, body, headers) => request("PATCH", path, { body, headers });
 export const remove = (path) => request("DELETE", path);
 
-/** A path with its query; lists repeat their name, null values are left out. */
+/** A path with its query, or with more of it; lists repeat their name, null values are left out. */
 export function withQuery(path, words) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(words)) {
@@ -103,7 +103,7 @@ export function withQuery(path, words) {
     }
   }
   const text = query.toString();
-  return text ? `${path}?${text}` : path;
+  return text ? `${path}${path.includes("?") ? "&" : "?"}${text}` : path;
 }
 
 /** All items of a list, page by page. */

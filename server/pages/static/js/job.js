@@ -11,6 +11,7 @@ import { Log } from "./log.js";
 import { Saves } from "./saves.js";
 import { attempt, me } from "./shell.js";
 import { showInTab, startTab } from "./tab.js";
+import { tryPanel } from "./try.js";
 import { ago, count, duration, figure, has, number, percent, size, span, stepTime, t, when } from "./words.js";
 
 const id = decodeURIComponent(location.pathname.slice(root.length).split("/")[2] ?? "");
@@ -24,6 +25,7 @@ const NOTABLE = [
 ];
 let job = null;
 let curves = null;
+let trying = null;
 const compared = new Compared(() => job, () => {
   curves?.renew();
   saves.renew();
@@ -59,6 +61,8 @@ async function load() {
   showFailure();
   showProgress();
   showSections();
+  trying ??= tryPanel(byId("try-section"), job);
+  trying.update(job);
   attempt(showConfig);
   curves?.mayLoad(job.last_event_seq);
   if (job.last_event_seq > seen) await loadEvents();

@@ -1,10 +1,10 @@
 // Scores of each save, and its audio beside the recording, another save, or another run.
 
-import { all, later, retryUnreachable } from "./api.js";
-import { at, byId, h, keyed } from "./dom.js";
+import { all } from "./api.js";
+import { byId, h, keyed } from "./dom.js";
+import { Sides } from "./sides.js";
 import { duration, figure, percent, t } from "./words.js";
 
-const nonce = document.querySelector("meta[name=style-nonce]").content;
 const SCORES = ["mel", "f0_cents", "voicing", "similarity"];
 /** A semitone, in cents: from here on a melody sounds wrong. */
 const SEMITONE = 100;
@@ -42,10 +42,6 @@ export class Saves {
     byId("more-saves").addEventListener("click", () => {
       this.most = Infinity;
       this.draw();
-    });
-    document.addEventListener("keydown", (event) => {
-      const isTyping = event.target.closest?.("input:not([type=radio]), select, textarea");
-      if (event.key === "x" && !isTyping && !event.ctrlKey && !event.metaKey) this.players.find((one) => one.isLast)?.next();
     });
   }
 
@@ -132,7 +128,7 @@ export class Saves {
       for (const player of this.players) player.destroy();
       const against = choices.find((one) => one.label === select.value);
       this.players = this.previews.filter((one) => one.step === step).map((clip) =>
-        new Player(clip, against && { label: against.label, url: against.clips.find((one) => one.clip === clip.clip)?.audio.url }));
+        player(clip, against && { label: against.label, url: against.clips.find((one) => one.clip === clip.clip)?.audio.url }));
       place.replaceChildren(...this.players.map((player) => player.element));
     };
     select.addEventListener("change", () => {
@@ -154,104 +150,17 @@ export class Saves {
   }
 }
 
-/** One clip: voice, recording and what they are compared with; one plays at a time, at the same position. */
-class Player {
-  static last = null;
-
-  constructor(clip, against) {
-    this.sides = { voice: at(clip.audio.url), recording: at(clip.recording.url) };
-    const labels = { voice: t("job.voice_side"), recording: t("job.recording_side") };
-    if (against?.url) {
-      this.sides.against = at(against.url);
-      labels.against = against.label;
-    }
-    this.side = "voice";
-    this.waves = {};
-    this.button = h("button", { type: "button", onclick: () => this.toggle() }, t("job.play"));
-    this.frames = {};
-    this.radios = {};
-    const choice = (side) => {
-      this.frames[side] = h("div", { class: "wave", hidden: side !== "voice" });
-      const radio = h("input", { type: "radio", name: `side-${clip.step}-${clip.clip}`, value: side, checked: side === "voice" });
-      this.radios[side] = radio;
-      radio.addEventListener("change", () => this.choose(side));
-      return h("label", {}, radio, h("span", {}, labels[side]));
-    };
-    const choices = Object.keys(this.sides).map(choice);
-    const title = t("job.clip", { n: clip.clip, time: duration(clip.seconds) });
-    this.element = h("figure", { class: "preview", "aria-label": title },
-      h("h3", {}, `${title} · ${t("job.save_name", { epoch: clip.epoch, step: clip.step })}`),
-      Object.values(this.frames),
-      h("div", { class: "deck" }, this.button, h("div", { class: "segments", role: "radiogroup", "aria-label": t("job.side") }, choices)),
-      h("img", { src: clip.picture.url, alt: t("job.picture", { n: clip.clip }), loading: "lazy" }),
-      h("figcaption", { class: "muted" }, t("job.picture_caption")));
-    this.ready = this.start();
-  }
-
-  async start() {
-    const { default: WaveSurfer } = await retryUnreachable(() => later(() => import("../vendor/wavesurfer/wavesurfer.esm.js")));
-    const style = getComputedStyle(document.documentElement);
-    for (const side of this.isGone ? [] : Object.keys(this.sides)) {
-      const wave = WaveSurfer.create({
-        container: this.frames[side], url: this.sides[side], height: 64, cspNonce: nonce, barWidth: 2, barGap: 1, barRadius: 2,
-        waveColor: style.getPropertyValue("--muted"), progressColor: style.getPropertyValue("--accent"), cursorColor: style.getPropertyValue("--ink"),
-      });
-      wave.on("play", () => { this.button.textContent = t("job.stop"); });
-      wave.on("pause", () => { this.button.textContent = t("job.play"); });
-      wave.on("error", () => { this.element.dataset[side] = "broken"; });
-      this.waves[side] = wave;
-      wave.on("ready", () => { this.element.dataset[side] = "ready"; });
-    }
-  }
-
-  get isPlaying() {
-    return Object.values(this.waves).some((wave) => wave.isPlaying());
-  }
-
-  /** Whether it was the last one to play. */
-  get isLast() {
-    return Player.last === this;
-  }
-
-  /** Play as soon as the sound is there; any other clip stops. */
-  async play() {
-    if (Player.last !== this) Player.last?.pause();
-    Player.last = this;
-    await this.ready;
-    const wave = this.waves[this.side];
-    if (wave && wave.getDuration() > 0) wave.play();
-    else wave?.once("ready", () => this.isLast && wave.play());
-  }
-
-  pause() {
-    for (const wave of Object.values(this.waves)) wave.pause();
-  }
-
-  toggle() {
-    if (this.isPlaying) this.pause();
-    else this.play();
-  }
-
-  next() {
-    const sides = Object.keys(this.sides);
-    const side = sides[(sides.indexOf(this.side) + 1) % sides.length];
-    this.radios[side].checked = true;
-    this.choose(side);
-  }
-
-  choose(side) {
-    const [old, now] = [this.waves[this.side], this.waves[side]];
-    const isPlaying = old.isPlaying();
-    old.pause();
-    this.frames[this.side].hidden = true;
-    this.frames[side].hidden = false;
-    now.setTime(Math.min(old.getCurrentTime(), now.getDuration() || 0));
-    this.side = side;
-    if (isPlaying) now.play();
-  }
-
-  destroy() {
-    this.isGone = true;
-    for (const wave of Object.values(this.waves)) wave.destroy();
-  }
+/** One clip: voice, recording and what they are compared with, and the picture of both. */
+function player(clip, against) {
+  const title = t("job.clip", { n: clip.clip, time: duration(clip.seconds) });
+  const sides = {
+    voice: { label: t("job.voice_side"), url: clip.audio.url },
+    recording: { label: t("job.recording_side"), url: clip.recording.url },
+    ...(against?.url && { against }),
+  };
+  const made = new Sides(title, sides);
+  made.element.prepend(h("h3", {}, `${title} · ${t("job.save_name", { epoch: clip.epoch, step: clip.step })}`));
+  made.element.append(h("img", { src: clip.picture.url, alt: t("job.picture", { n: clip.clip }), loading: "lazy" }),
+    h("figcaption", { class: "muted" }, t("job.picture_caption")));
+  return made;
 }

@@ -23,6 +23,13 @@ export class UploadBody {
     this.size = this.isZip ? Number(predictLength(this.entries)) : files[0].file.size;
   }
 
+  /** The name of a single file, as tus has it: what is not a zip keeps its name. */
+  get metadata() {
+    if (this.isZip) return {};
+    const name = new TextEncoder().encode(this.files[0].file.name);
+    return { "Upload-Metadata": `filename ${btoa(String.fromCharCode(...name))}` };
+  }
+
   /** Equal for the same files: finds an interrupted upload. */
   get mark() {
     return this.files.map(({ path, file }) => `${path}/${file.size}/${file.lastModified}`).join("|");
@@ -214,7 +221,7 @@ export class Sending {
   async begin() {
     const answer = await this.patiently(() => fetch(at("/v1/uploads"), {
       method: "POST",
-      headers: { ...TUS, "Upload-Length": String(this.uploadBody.size) },
+      headers: { ...TUS, "Upload-Length": String(this.uploadBody.size), ...this.uploadBody.metadata },
     }));
     if (!answer.ok) await refuse(answer);
     const address = new URL(answer.headers.get("Location"), location.href).pathname;
