@@ -81,7 +81,7 @@ class TrainingConfig(BaseModel):
     f0: bool = True
     """Whether the voice follows a pitch curve (needed for singing, better for speech)."""
     slicing: Literal["auto", "fixed", "none"] = "auto"
-    """How recordings are cut into clips. auto: at pauses, as RVC does, without the silence, into clips of at most 4 s.
+    """Cutting of recordings into clips. auto: at pauses, as RVC does, without the silence, into clips of at most 4 s.
     fixed: every slice_seconds, whether there is a pause or not. none: each recording is one clip, for datasets that
     were cut before; of at most 15 s."""
     slice_seconds: float = Field(default=3.0, ge=0.5, le=10)

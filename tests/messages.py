@@ -76,7 +76,7 @@ NO_MESSAGE_TEXTS = re.compile(
     r"|(content|worker|instance|address|(quota|conversions) of) \{\w+\}|dataset list|rvc-train admin|Value error, "
     r"| --weights .*"
     r"|RVC_TRAIN_DATA_FOLDER.*|.*'none'.*|.*\{separator\}.*|\{id\}\nexport .*|Checksum Mismatch|[^a-z]*"
-    r"|(wav|zip) [a-z0-9 ]*|<\{\w+\}>; rel=.*",
+    r"|(wav|zip) [a-z0-9 ]*|microphone=.*|<\{\w+\}>; rel=.*",
     re.DOTALL,
 )
 """Texts of two words that are no messages: descriptions of the API, headers, names, what is cut off when shown."""

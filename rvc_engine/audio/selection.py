@@ -91,7 +91,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Cutting:
-    """How recordings are cut into pieces."""
+    """Way to cut recordings into pieces."""
 
     way: Literal["auto", "fixed", "none"] = "auto"
     """auto: at pauses, as the reference does; fixed: every `seconds`; none: not at all."""

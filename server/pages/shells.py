@@ -102,7 +102,7 @@ class Pages:
 
 
 def _server_option(request: Request) -> str:
-    """The option that a command needs on this machine to find the server; empty at the port where it looks by itself."""
+    """Option that a command on this machine needs to find the server; empty at the port where it looks by itself."""
     _, port = request.scope.get("server") or ("", None)  # of the socket: a proxy's or a tunnel's port is another
     return "" if port in {None, DEFAULT_PORT} else f" --server http://127.0.0.1:{port}"
 
