@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import pytest_timeout
 import sqlalchemy as sa
 
 from rvc_engine.config import TrainingConfig
@@ -34,6 +35,17 @@ SMALL = TrainingConfig(width=24, content="whisper-tiny", pretrained="none", tota
 
 
 Process = Fork | subprocess.Popen[bytes]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Set the time limit of a test again for its second try: pytest-timeout sets one for all tries of a test together.
+
+    A second try that hung would otherwise hang for ever.
+    """
+    if getattr(item, "execution_count", 1) > 1:
+        settings = pytest_timeout._get_item_settings(item)  # noqa: SLF001 - it has no public name
+        item.ihook.pytest_timeout_set_timer(item=item, settings=settings)
 
 
 class Station:
