@@ -44,7 +44,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     A second try that hung would otherwise hang for ever.
     """
     if getattr(item, "execution_count", 1) > 1:
-        settings = pytest_timeout._get_item_settings(item)  # noqa: SLF001 - it has no public name
+        settings = pytest_timeout._get_item_settings(item)  # it has no public name
         item.ihook.pytest_timeout_set_timer(item=item, settings=settings)
 
 
