@@ -62,7 +62,12 @@ def convert(
 ) -> None:
     """Convert recordings with a voice, on the server's worker, beside a training that runs there."""
     found = None if job is None else session.client.find_job(job)
-    fields = {"pitch_shift": _semitones(pitch_shift), "pitch": pitch, "index_rate": index_rate, "protect": protect}
+    fields: dict[str, Any] = {
+        "pitch_shift": _semitones(pitch_shift),
+        "pitch": pitch,
+        "index_rate": index_rate,
+        "protect": protect,
+    }
     fields |= {"rms_mix_rate": rms_mix_rate, "format": audio_format or _format_of(source, output), "speaker": speaker}
     set_fields = {name: value for name, value in fields.items() if value is not None}
     options = validated(ConversionOptions, set_fields)
@@ -76,7 +81,8 @@ def convert(
         conversion = _converted(session, voice, part, options, more)
         conversions.append(conversion)
         failures += _fetch(session, conversion, part, source, output, taken)
-    text = f"{sum(len(each.results) for each in conversions) - len(failures)} of {len(recordings)} converted: {output}"
+    num_converted = sum(result.error is None for each in conversions for result in each.results)
+    text = f"{num_converted} of {len(recordings)} converted: {output}"
     session.output.result(conversions if source.is_dir() else conversions[0], text)
     for failure in failures:
         session.output.error(failure)
