@@ -93,7 +93,7 @@ WORDS = {
     "state": listed(
         """
     started finished skipped present missing damaged verified unverified waiting fetching failed fetched
-    revoked valid on off
+    revoked valid on off ended
     """
     ),
     "kind": listed(
@@ -105,7 +105,7 @@ WORDS = {
     "retry_from": ["checkpoint", "start"],
     "severity": ["warning", "info", "error"],
     "default": ["yes", "no", "not set"],
-    "mark": ["best", "never", "unknown", "usable"],
+    "mark": ["best", "current", "never", "unknown", "usable"],
     "basis": ["measured", "unknown"],
     "progress": ["converting"],
     "unit": ["s", "min", "h"],
@@ -128,6 +128,7 @@ WORDS = {
     ID VOICE STATUS STAGE DONE EPOCH MEL ETA SUBMITTED NAME FILES SPEECH SIZE UPLOADED FILE LENGTH RATE
     CHANNELS CODEC FAULT PLACE HOST DEVICE JOB SEEN STEP SIMILARITY PREVIEW OWNER BEGINS SCOPES STATE TIME
     ACTOR ADDRESS ACTION TARGET URL EVENTS MESSAGE EVENT TRIES ANSWER SENT id file MB state USED
+    VERSIONS VERSION CURRENT NEWEST CHANGED FOR ENDS USES
     """
         ),
         "LAST USED",

@@ -43,7 +43,7 @@ class Bundle:
                 raise UploadRefused(
                     f"the bundle's format is not {FORMAT}: a newer version of rvc-train made it; upgrade this server"
                 ) from error
-            place = ".".join(map(str, first["loc"])) or "all of it"
+            place = ".".join(map(str, first["loc"])) or "manifest"
             reason = str(first["msg"]).removeprefix("Value error, ")
             raise UploadRefused(f"the bundle's {MANIFEST} is not valid: {place}: {reason}") from error
         known = manifest.files()
