@@ -1,5 +1,6 @@
 """Conversions by a worker with a real engine, beside a job that trains."""
 
+import contextlib
 import hashlib
 import signal
 import time
@@ -47,17 +48,22 @@ def test_a_batch_is_converted_beside_a_training_that_goes_on(studio, shop, recor
 
 
 def test_a_killed_workers_conversion_is_served_by_the_next_one_and_its_engine_ended(studio, shop, recording):
-    conversion_id = studio.convert(recording(55.0))
+    conversion_id = studio.convert(recording(10.0))
     with shop.worker_process(**REAL) as worker:
         shop.wait_until(lambda: studio.get(conversion_id).progress > 0.04, "the conversion", 120)
         [pid] = conversion_engines(shop)
-        psutil.Process(pid).suspend()  # busy, as it were: it does not notice that its input has ended
+        engine = psutil.Process(pid)
+        engine.suspend()  # busy, as it were: it does not notice that its input has ended
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-    assert process_identity(pid) is not None
-    with shop.worker(**REAL):
-        done = studio.wait_for(conversion_id, "succeeded", "failed", seconds=200)
-    assert process_identity(pid) is None
+    try:
+        assert process_identity(pid) is not None
+        with shop.worker(**REAL):
+            done = studio.wait_for(conversion_id, "succeeded", "failed", seconds=200)
+        assert process_identity(pid) is None
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            engine.kill()
     assert (done.status, done.recoveries) == ("succeeded", 1)
     assert [event["type"] for event in done.events] == ["started", "requeued", "started", "succeeded"]
     assert studio.left_over(conversion_id) == []
