@@ -13,7 +13,7 @@ class Limits(ResponseModel):
     max_unpacked_bytes: int
     max_file_bytes: int
     max_conversion_bytes: int
-    """Of a recording to convert, and so is the next."""
+    """Size of a recording to convert; `max_conversion_seconds`: its duration."""
     max_conversion_seconds: float
 
 
