@@ -12,9 +12,9 @@ class Limits(ResponseModel):
     max_files: int
     max_unpacked_bytes: int
     max_file_bytes: int
-    max_conversion_bytes: int
-    """Size of a recording to convert; `max_conversion_seconds`: its duration."""
-    max_conversion_seconds: float
+    max_conversion_bytes: int | None = None
+    """Size of a recording to convert with a voice; null, as the next field, from a server without conversions."""
+    max_conversion_seconds: float | None = None
 
 
 class FileRulePublic(ResponseModel):

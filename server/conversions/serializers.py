@@ -26,7 +26,7 @@ def conversion_public(row: Conversion, waiting_for: str | None, keep: timedelta)
         owner=row.owner,
         voice=row.voice,
         job_id=row.job_id,
-        save=int(row.save) if row.save is not None and row.save.isdecimal() else row.save,  # type: ignore[arg-type] # best or latest
+        save=int(row.save) if row.save is not None and row.save.isdecimal() else row.save,
         status=ConversionStatus(row.status),
         waiting_for=waiting_for,
         options=ConversionOptions.model_validate(row.options),

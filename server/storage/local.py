@@ -67,8 +67,8 @@ CHECKPOINTS = "checkpoints"
 ATTEMPTS = "attempts"
 ORIGIN_FILE = "origin.txt"
 ORIGIN = 0
-"""Token of what was there before the first attempt, of token 1: checkpoints of the job that is retried, files of a
-voice from another server."""
+"""Token of files that were there before the first attempt, which has token 1: checkpoints of a job that is retried, and
+the files of a voice from another server."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import json
 import mimetypes
-from typing import Annotated
+from pathlib import Path as FilePath
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -120,12 +121,9 @@ def get_audio(
 ) -> Response:
     """Get the converted recording. Its ETag is its sha256; ranges and conditional requests are supported."""
     result = context.conversions.result(conversion_id, name)
-    path = context.storage.resolve(result["path"])
-    if not path.is_file():
-        raise Gone(f"the file {result['name']!r} is no longer stored")
     return file_response(
         request,
-        path,
+        _stored(context, result),
         result["bytes"],
         media_type=_MEDIA_TYPES.get("." + result["name"].rpartition(".")[2], "application/octet-stream"),
         sha256=result["sha256"],
@@ -145,10 +143,7 @@ def get_audio(
 def get_zip(conversion_id: ConversionId, context: Context) -> Response:
     """Get all converted recordings in one zip, made while it is sent."""
     row, results = context.conversions.converted(conversion_id)
-    files = [(context.storage.resolve(result["path"]), result["name"]) for result in results]
-    for path, name in files:
-        if not path.is_file():
-            raise Gone(f"the file {name!r} is no longer stored")
+    files = [(_stored(context, result), result["name"]) for result in results]
     chunks, size = zip_of(files)
     headers = {
         "Accept-Ranges": "none",
@@ -164,6 +159,7 @@ def get_zip(conversion_id: ConversionId, context: Context) -> Response:
     response_class=Response,
     responses=documented(
         404,
+        410,
         416,
         also={
             200: {**_ANY_AUDIO, "description": "The file"},
@@ -187,8 +183,16 @@ def get_recording(
     is_media = media_type.startswith(("audio/", "video/"))  # a page of this site must never be a user's file
     return file_response(
         request,
-        context.storage.resolve(recording["path"]),
+        _stored(context, recording),
         recording["bytes"],
         media_type=media_type if is_media else "application/octet-stream",
         headers={"Content-Disposition": content_disposition(recording["name"]), "Cache-Control": "private, no-cache"},
     )
+
+
+def _stored(context: AppContext, file: dict[str, Any]) -> FilePath:
+    """The file of a recording or a result. Gone."""
+    path = context.storage.resolve(file["path"])
+    if not path.is_file():
+        raise Gone(f"the file {file['name']!r} is no longer stored")
+    return path

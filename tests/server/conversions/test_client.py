@@ -1,7 +1,9 @@
 """`rvc-train convert` and `client.conversions` on a real server; a thread claims and finishes in a worker's place."""
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from typer.testing import CliRunner, Result
 from rvc_train.cli.main import app
 from rvc_train.client import Client, connect
 from rvc_train.errors import UsageError
-from rvc_train.schemas.voices.conversions import ConversionOptions
+from rvc_train.schemas.voices.conversions import ConversionFailure, ConversionOptions
 from server.conversions.queue import ResultFile
 from tests.server.conftest import USUAL_TOKEN
 
@@ -92,6 +94,24 @@ def test_the_command_converts_a_folder_and_says_which_recording_failed(
     assert found == {"a.mp3", "a (2).mp3", "sub/b.mp3"}
     assert "quiet.wav: the recording is silent" in " ".join(done.output.split())
     assert worker.num_claims == 1, "one request for all"
+
+
+def test_the_command_ends_with_the_reason_of_a_conversion_that_failed(shop: Any, tmp_path: Path) -> None:
+    shop.finished()
+    (tmp_path / "in.wav").write_bytes(b"sound")
+    worker_id = shop.worker()
+
+    def fail() -> None:
+        while (lease := shop.queue.claim(worker_id)) is None:
+            time.sleep(0.02)
+        shop.queue.fail(lease, ConversionFailure.MISSING_WEIGHTS, "the encoder is missing")
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(fail)
+        done = rvc_train(shop, tmp_path / "in.wav", tmp_path / "out.wav", "--voice", "anna")
+    assert done.exit_code == 4, done.output
+    assert "0 of 1 converted" in done.output
+    assert "error: the encoder is missing" in done.output
 
 
 def test_the_command_refuses_what_cannot_be_meant_before_it_sends_anything(shop: Any, tmp_path: Path) -> None:

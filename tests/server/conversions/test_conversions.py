@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -66,6 +67,9 @@ def test_a_recording_is_converted_with_the_finished_voice_and_its_result_has_a_s
     assert answer.headers["Content-Type"] == "audio/mpeg"
     assert shop.http.get(f"/v1/conversions/{made['id']}/recordings/1").content == SOUND
     assert shop.http.get(f"/v1/conversions/{made['id']}/recordings/2").status_code == 404
+    shutil.rmtree(shop.server.context.storage.conversion_home(made["id"]))
+    for gone in (audio, f"{audio}.zip", f"/v1/conversions/{made['id']}/recordings/1"):
+        assert shop.http.get(gone).status_code == 410, gone
 
 
 def test_one_recording_is_sent_as_the_body_with_the_options_in_the_query(shop: Any) -> None:

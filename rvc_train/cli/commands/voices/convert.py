@@ -62,21 +62,27 @@ def convert(
 ) -> None:
     """Convert recordings with a voice, on the server's worker, beside a training that runs there."""
     found = None if job is None else session.client.find_job(job)
-    audio_format = audio_format or _format_of(source, output)
-    fields = {"pitch_shift": _semitones(pitch_shift), "pitch": pitch, "index_rate": index_rate, "protect": protect}
-    fields |= {"rms_mix_rate": rms_mix_rate, "format": audio_format, "speaker": speaker}
+    fields: dict[str, Any] = {
+        "pitch_shift": _semitones(pitch_shift),
+        "pitch": pitch,
+        "index_rate": index_rate,
+        "protect": protect,
+    }
+    fields |= {"rms_mix_rate": rms_mix_rate, "format": audio_format or _format_of(source, output), "speaker": speaker}
     set_fields = {name: value for name, value in fields.items() if value is not None}
     options = validated(ConversionOptions, set_fields)
     recordings = _recordings(source)
     more = {"job_id": None if found is None else found.id, "save": _save(save)}
-    conversions, failures = [], []
+    conversions: list[ConversionPublic] = []
+    failures: list[str] = []
     taken: set[str] = set()
     for start in range(0, len(recordings), MAX_CONVERSION_FILES):
         part = recordings[start : start + MAX_CONVERSION_FILES]
         conversion = _converted(session, voice, part, options, more)
         conversions.append(conversion)
         failures += _fetch(session, conversion, part, source, output, taken)
-    text = f"{sum(len(each.results) for each in conversions) - len(failures)} of {len(recordings)} converted: {output}"
+    num_converted = sum(result.error is None for each in conversions for result in each.results)
+    text = f"{num_converted} of {len(recordings)} converted: {output}"
     session.output.result(conversions if source.is_dir() else conversions[0], text)
     for failure in failures:
         session.output.error(failure)
@@ -94,11 +100,12 @@ def _semitones(text: str | None) -> float | str | None:
 
 
 def _save(text: str | None) -> Save | None:
-    match text:
-        case None | "best" | "latest":
-            return text
-        case _ if text.isdecimal():
-            return int(text)
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
+    if text == "best":
+        return "best"
+    if text == "latest":
+        return "latest"
     raise UsageError(f"--save: {text!r} is none of best, latest and the number of a save")
 
 
