@@ -93,7 +93,7 @@ class Desk:
 def house(open_station: Callable[..., Any], token: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A voice with two saves, and a worker that leaves conversions to the test."""
     station = open_station(tmp_path_factory.mktemp("house"), token)
-    station.environment |= {"RVC_TRAIN_CONVERSIONS": "false"}
+    station.environment |= {"RVC_TRAIN_CONVERSIONS": "false", "RVC_TRAIN_MAX_CONVERSION_BYTES": "160000"}
     station.follow_script(
         ["train", 2, 0.01, 1], ["evaluated", 1, 30, True], ["evaluated", 2, 35, False], *station.MAKE_VOICE
     )
@@ -261,6 +261,17 @@ def test_the_microphone_comes_back_in_the_voice(
         page.close()  # before its server
     finally:
         station.close()
+
+
+def test_a_file_that_cannot_be_taken_is_refused_before_it_is_sent(house: Any, visit: Any, tmp_path: Path) -> None:
+    page = come(house, visit)
+    expect(page.locator(".drop")).to_contain_text("up to 10 min each")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "long.wav").write_bytes(bytes(200_000))
+    page.locator("#try-section input[type=file]").set_input_files([tmp_path / "empty.wav", tmp_path / "long.wav"])
+    expect(page.locator(".toast", has_text="empty.wav is empty")).to_be_visible()
+    expect(page.locator(".toast", has_text="long.wav is larger than 160 kB")).to_be_visible()
+    expect(page.locator(".sources li")).to_have_count(0)
 
 
 def test_several_files_are_one_conversion_with_one_zip_and_what_failed_is_said(house: Any, visit: Any) -> None:
