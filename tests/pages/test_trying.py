@@ -6,7 +6,6 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,7 +93,7 @@ class Desk:
 def house(open_station: Callable[..., Any], token: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A voice with two saves, and a worker that leaves conversions to the test."""
     station = open_station(tmp_path_factory.mktemp("house"), token)
-    station.environment |= {"RVC_TRAIN_CONVERSIONS": "false"}
+    station.environment |= {"RVC_TRAIN_CONVERSIONS": "false", "RVC_TRAIN_MAX_CONVERSION_BYTES": "160000"}
     station.follow_script(
         ["train", 2, 0.01, 1], ["evaluated", 1, 30, True], ["evaluated", 2, 35, False], *station.MAKE_VOICE
     )
@@ -104,21 +103,29 @@ def house(open_station: Callable[..., Any], token: str, tmp_path_factory: pytest
     config = station.small.model_copy(update={"save_every_epochs": 1, "keep_saves": "all"})
     job = station.wait_for(station.submit(dataset, config=config), "succeeded", "failed")
     assert job.status == "succeeded", job.error
-    yield SimpleNamespace(station=station, dataset=dataset, job=job, desk=Desk(station))
+    desk = Desk(station)
+    (desk.storage.workspace(job.id) / "G_1.pth").write_bytes(b"a save")  # the script writes none
+    yield SimpleNamespace(station=station, dataset=dataset, job=job, desk=desk)
     station.close()
 
 
-@contextmanager
-def at_the_panel(house: Any, visit: Any, *, microphone: bool = False, **options: Any) -> Iterator[Page]:
-    """Someone at the panel; the conversions are deleted at the end."""
-    visitor = visit(house.station, **options)
-    if microphone:
-        visitor.context.grant_permissions(["microphone"])
-    visitor.open(f"/jobs/{house.job.id}")
-    expect(visitor.page.locator("#try-section")).to_be_visible()
-    yield visitor.page
+@pytest.fixture(autouse=True)
+def no_conversion_is_left(house: Any) -> Iterator[None]:
+    """Each test begins without any."""
+    yield
     for one in house.station.http.get("/v1/conversions?limit=100").json()["data"]:
         house.station.http.delete(f"/v1/conversions/{one['id']}")
+
+
+def come(house: Any, visit: Any, *, forgiven: str = "$^", **options: Any) -> Page:
+    """Someone at the panel, with a microphone."""
+    visitor = visit(house.station, **options)
+    visitor.forgive(forgiven)
+    visitor.context.grant_permissions(["microphone"])
+    visitor.open(f"/jobs/{house.job.id}")
+    expect(visitor.page.locator("#try-section")).to_be_visible()
+    page: Page = visitor.page
+    return page
 
 
 def choose(page: Page, *files: Path) -> None:
@@ -131,44 +138,44 @@ def convert(page: Page) -> None:
 
 
 def test_a_file_is_converted_and_heard_beside_the_original_at_the_same_position(house: Any, visit: Any) -> None:
-    with at_the_panel(house, visit) as page:
-        expect(page.get_by_role("button", name="Convert", exact=True)).to_be_disabled()
-        choose(page, house.station.samples / "vm-review.flac")
-        expect(page.get_by_label("Which save").locator("option")).to_have_text(
-            ["The finished voice", "Best save so far", "Epoch 2, step 2", "Epoch 1, step 1"]
-        )
-        page.get_by_label("Pitch", exact=True).select_option("12")
-        page.get_by_text("More options").click()
-        page.get_by_label("Format of the result").select_option("flac")
-        convert(page)
-        row = page.locator(".try")
-        expect(row).to_contain_text("no worker that converts recordings is running")
-        lease = house.desk.take()
-        assert (lease.options.pitch_shift, lease.options.format, lease.save) == (12, "flac", None)
-        house.desk.queue.beat(lease, 0.4)
-        expect(row).to_contain_text("Converting, 40 %")
-        house.desk.finish(lease)
-        player = row.locator(".preview")
-        expect(player).to_have_attribute("data-converted", "ready")
-        expect(player).to_have_attribute("data-original", "ready")
-        expect(row).to_contain_text("Ran on the CPU (a training has the memory of the GPU)")
-        player.get_by_role("button", name="Play").click()
-        page.wait_for_timeout(700)
-        player.get_by_text("Original", exact=True).click()
-        player.get_by_role("button", name="Pause").click()
-        assert _position(page, 1) > 0.3, "the original goes on where the conversion was"
-        with page.expect_download() as download:
-            row.get_by_role("link", name="Download").click()
-        assert download.value.suggested_filename == "vm-review.flac"
-        digest = hashlib.sha256(Path(download.value.path()).read_bytes()).hexdigest()
-        expect(row.locator(".sha")).to_have_text(digest)
-        page.reload()
-        expect(page.locator(".try")).to_have_count(1)
-        expect(page.get_by_label("Pitch", exact=True)).to_have_value("12")
-        page.get_by_role("button", name="Use the recording again").click()
-        expect(page.locator(".sources li")).to_contain_text("vm-review.flac")
-        page.locator(".try").get_by_role("button", name="Delete").click()
-        expect(page.locator(".try")).to_have_count(0)
+    page = come(house, visit)
+    expect(page.get_by_role("button", name="Convert", exact=True)).to_be_disabled()
+    choose(page, house.station.samples / "vm-review.flac")
+    expect(page.get_by_label("Which save").locator("option")).to_have_text(
+        ["The finished voice", "Best save so far", "Epoch 2, step 2", "Epoch 1, step 1"]
+    )
+    page.get_by_label("Pitch", exact=True).select_option("12")
+    page.get_by_text("More options").click()
+    page.get_by_label("Format of the result").select_option("flac")
+    convert(page)
+    row = page.locator(".try")
+    expect(row).to_contain_text("no worker that converts recordings is running")
+    lease = house.desk.take()
+    assert (lease.options.pitch_shift, lease.options.format, lease.save) == (12, "flac", None)
+    house.desk.queue.beat(lease, 0.4)
+    expect(row).to_contain_text("Converting, 40 %")
+    house.desk.finish(lease)
+    player = row.locator(".preview")
+    expect(player).to_have_attribute("data-converted", "ready")
+    expect(player).to_have_attribute("data-original", "ready")
+    expect(row).to_contain_text("Ran on the CPU (a training has the memory of the GPU)")
+    player.get_by_role("button", name="Play").click()
+    page.wait_for_timeout(700)
+    player.get_by_text("Original", exact=True).click()
+    player.get_by_role("button", name="Pause").click()
+    assert _position(page, 1) > 0.3, "the original goes on where the conversion was"
+    with page.expect_download() as download:
+        row.get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename == "vm-review.flac"
+    digest = hashlib.sha256(Path(download.value.path()).read_bytes()).hexdigest()
+    expect(row.locator(".sha")).to_have_text(digest)
+    page.reload()
+    expect(page.locator(".try")).to_have_count(1)
+    expect(page.get_by_label("Pitch", exact=True)).to_have_value("12")
+    page.get_by_role("button", name="Use the recording again").click()
+    expect(page.locator(".sources li")).to_contain_text("vm-review.flac")
+    page.locator(".try").get_by_role("button", name="Delete").click()
+    expect(page.locator(".try")).to_have_count(0)
 
 
 def _position(page: Page, wave: int) -> float:
@@ -185,25 +192,25 @@ def _position(page: Page, wave: int) -> float:
 
 
 def test_the_microphone_is_recorded_heard_and_converted(house: Any, visit: Any) -> None:
-    with at_the_panel(house, visit, microphone=True) as page:
-        page.get_by_role("button", name="Record", exact=True).click()
-        expect(page.locator(".recording")).to_contain_text("of 10 min")
-        page.wait_for_function("() => document.querySelector('.recording meter').value > 0.01")
-        page.wait_for_timeout(1500)
-        page.get_by_role("button", name="Stop").click()
-        expect(page.locator(".sources li")).to_contain_text(re.compile(r"Microphone .*\.webm"))
-        chosen = page.locator(".sources-part .preview")
-        expect(chosen).to_have_attribute("data-chosen", "ready")
-        chosen.get_by_role("button", name="Play").click()
-        expect(chosen.get_by_role("button", name="Pause")).to_be_visible()
-        convert(page)
-        lease = house.desk.take()
-        assert lease.inputs[0].name.endswith(".webm")
-        assert lease.inputs[0].path.read_bytes()[:4] == b"\x1a\x45\xdf\xa3", "EBML, of which WebM is a kind"
-        assert lease.options.pitch_shift == "auto"
-        house.desk.finish(lease)
-        expect(page.locator(".try .preview")).to_have_attribute("data-original", "ready")
-        page.reload()  # without a question: the server has the recording
+    page = come(house, visit)
+    page.get_by_role("button", name="Record", exact=True).click()
+    expect(page.locator(".recording")).to_contain_text("of 10 min")
+    page.wait_for_function("() => document.querySelector('.recording meter').value > 0.01")
+    page.wait_for_timeout(1500)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".sources li")).to_contain_text(re.compile(r"Microphone .*\.webm"))
+    chosen = page.locator(".sources-part .preview")
+    expect(chosen).to_have_attribute("data-chosen", "ready")
+    chosen.get_by_role("button", name="Play").click()
+    expect(chosen.get_by_role("button", name="Pause")).to_be_visible()
+    convert(page)
+    lease = house.desk.take()
+    assert lease.inputs[0].name.endswith(".webm")
+    assert lease.inputs[0].path.read_bytes()[:4] == b"\x1a\x45\xdf\xa3", "EBML, of which WebM is a kind"
+    assert lease.options.pitch_shift == "auto"
+    house.desk.finish(lease)
+    expect(page.locator(".try .preview")).to_have_attribute("data-original", "ready")
+    page.reload()  # without a question: the server has the recording
 
 
 def test_a_microphone_that_is_not_allowed_or_offered_is_said_in_a_sentence(house: Any, visit: Any) -> None:
@@ -256,39 +263,53 @@ def test_the_microphone_comes_back_in_the_voice(
         station.close()
 
 
+def test_a_file_that_cannot_be_taken_is_refused_before_it_is_sent(house: Any, visit: Any, tmp_path: Path) -> None:
+    page = come(house, visit)
+    expect(page.locator(".drop")).to_contain_text("up to 10 min each")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "long.wav").write_bytes(bytes(200_000))
+    page.locator("#try-section input[type=file]").set_input_files([tmp_path / "empty.wav", tmp_path / "long.wav"])
+    expect(page.locator(".toast", has_text="empty.wav is empty")).to_be_visible()
+    expect(page.locator(".toast", has_text="long.wav is larger than 160 kB")).to_be_visible()
+    expect(page.locator(".sources li")).to_have_count(0)
+
+
 def test_several_files_are_one_conversion_with_one_zip_and_what_failed_is_said(house: Any, visit: Any) -> None:
     files = sorted(house.station.samples.glob("vm-*.flac"))[:3]
-    with at_the_panel(house, visit) as page:
-        choose(page, *files)
-        page.get_by_label("Which save").select_option("1")
-        convert(page)
-        lease = house.desk.take()
-        assert lease.save == "1"
-        house.desk.finish(lease, faults={files[1].name: "there is no sound in it"})
-        row = page.locator(".try")
-        expect(row).to_contain_text("3 recordings")
-        expect(row).to_contain_text(f"{files[1].name}: there is no sound in it")
-        expect(row.locator(".results li")).to_have_count(2)
-        row.get_by_role("button", name=f"Listen to {files[2].name}").click()
-        expect(row.get_by_role("button", name="Pause")).to_be_visible()
-        with page.expect_download() as download:
-            row.get_by_role("link", name="Download all (zip)").click()
-        with zipfile.ZipFile(io.BytesIO(Path(download.value.path()).read_bytes())) as archive:
-            assert len(archive.namelist()) == 2
+    page = come(house, visit, forgiven="422")
+    choose(page, *files)
+    page.get_by_label("Which save").select_option("2")
+    convert(page)
+    expect(page.locator("#try-section > .fault")).to_contain_text("has no save 2; it has these numbers: 1")
+    page.get_by_label("Which save").select_option("1")
+    convert(page)
+    lease = house.desk.take()
+    assert lease.save == "1"
+    house.desk.finish(lease, faults={files[1].name: "there is no sound in it"})
+    row = page.locator(".try")
+    expect(row).to_contain_text("3 recordings")
+    expect(row).to_contain_text(f"{files[1].name}: there is no sound in it")
+    expect(row.locator(".results li")).to_have_count(2)
+    row.get_by_role("button", name=f"Listen to {files[2].name}").click()
+    expect(row.get_by_role("button", name="Pause")).to_be_visible()
+    with page.expect_download() as download:
+        row.get_by_role("link", name="Download all (zip)").click()
+    with zipfile.ZipFile(io.BytesIO(Path(download.value.path()).read_bytes())) as archive:
+        assert len(archive.namelist()) == 2
 
 
 def test_a_conversion_that_waits_is_cancelled_and_one_that_failed_says_why(house: Any, visit: Any) -> None:
-    with at_the_panel(house, visit) as page:
-        choose(page, house.station.samples / "vm-review.flac")
-        convert(page)
-        page.locator(".try").get_by_role("button", name="Cancel").click()
-        expect(page.locator(".try .pill")).to_have_text("Cancelled")
-        convert(page)
-        lease = house.desk.take()
-        house.desk.queue.fail(lease, ConversionFailure.MISSING_WEIGHTS, "the worker lacks the pitch estimator rmvpe")
-        failed = page.locator(".try").first
-        expect(failed).to_contain_text("the worker lacks the pitch estimator rmvpe")
-        expect(failed.get_by_role("button", name="Use the recording again")).to_be_visible()
+    page = come(house, visit)
+    choose(page, house.station.samples / "vm-review.flac")
+    convert(page)
+    page.locator(".try").get_by_role("button", name="Cancel").click()
+    expect(page.locator(".try .pill")).to_have_text("Cancelled")
+    convert(page)
+    lease = house.desk.take()
+    house.desk.queue.fail(lease, ConversionFailure.MISSING_WEIGHTS, "the worker lacks the pitch estimator rmvpe")
+    failed = page.locator(".try").first
+    expect(failed).to_contain_text("the worker lacks the pitch estimator rmvpe")
+    expect(failed.get_by_role("button", name="Use the recording again")).to_be_visible()
 
 
 def test_a_job_that_trains_is_tried_with_its_latest_save(house: Any, visit: Any) -> None:

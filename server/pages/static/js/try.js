@@ -56,11 +56,18 @@ class Panel {
     this.showButton();
   }
 
-  /** The job as it is now; the first save and the finished voice show at once. */
+  /** The job as it is now, or that of another version: the first save and the finished voice show at once. */
   update(job) {
     const isNew = job.status !== this.job.status || Boolean(job.step) !== Boolean(this.job.step);
+    const isOther = job.id !== this.job.id;
     this.job = job;
-    if (isNew) this.ticking?.again();
+    if (isOther && this.options) {
+      const { element } = this.options;
+      this.options = new Options(job);
+      element.replaceWith(this.options.element);
+      this.conversions.show(job);
+    }
+    if (isNew || isOther) this.ticking?.again();
   }
 
   showButton() {

@@ -28,13 +28,20 @@ export class Conversions {
     this.all = await all(withQuery("/v1/conversions", { voice: this.job.name }));
     this.element.hidden = this.all.length === 0;
     keyed(this.list, this.all, (one) => `${one.id} ${one.status}`, (one) => this.row(one), (row, one) => this.update(row, one));
-    for (const id of this.players.keys()) if (!this.all.some((one) => one.id === id)) this.close(id);
+    for (const id of [...this.players.keys()]) if (!this.all.some((one) => one.id === id)) this.close(id);
     for (const one of this.all) {
       if (this.fresh.has(one.id) && !isOpen(one)) {
         this.fresh.delete(one.id);
         if (done(one).length) this.open(one, done(one)[0]);
       }
     }
+  }
+
+  /** The list as that of another version of the voice. */
+  show(job) {
+    this.job = job;
+    for (const id of [...this.players.keys()]) this.close(id);
+    this.list.replaceChildren();
   }
 
   get areOpen() {

@@ -5,7 +5,7 @@ import { collected, chosen } from "../new/sending.js";
 import { h } from "../dom.js";
 import { attempt, notify } from "../shell.js";
 import { Sides } from "../sides.js";
-import { size, t } from "../words.js";
+import { duration, size, t } from "../words.js";
 import { microphoneFault, Take, whyNoMicrophone } from "./microphone.js";
 
 /** As many as one conversion may have. */
@@ -15,6 +15,7 @@ export class Sources {
   /** `onChange()`: after the files have changed. */
   constructor(onChange) {
     this.onChange = onChange;
+    this.limits = null;
     this.files = []; // [{ path, file, isRecorded, isSent }]
     this.player = null;
     this.take = null;
@@ -43,11 +44,17 @@ export class Sources {
       input.value = "";
     });
     const obstacle = whyNoMicrophone();
-    this.record = h("button", { type: "button", onclick: () => this.startTake() }, t("try.microphone.record"));
+    const help = h("p", { class: "muted" });
+    attempt(async () => {
+      this.limits = (await loadRules()).limits;
+      this.record.disabled = false;
+      help.textContent = [t("try.drop_help", { time: duration(this.limits.max_conversion_seconds) }), obstacle ?? t("try.microphone.help")].join(" ");
+    });
+    this.record = h("button", { type: "button", disabled: true, onclick: () => this.startTake() }, t("try.microphone.record"));
     return h("div", { class: "drop" },
       h("p", {}, h("strong", {}, t("try.drop"))),
       h("div", { class: "actions" }, h("label", { class: "button" }, t("try.choose"), input), obstacle ? null : this.record),
-      h("p", { class: "muted" }, obstacle ?? t("try.drop_help")));
+      help);
   }
 
   listenToDrops() {
@@ -69,8 +76,7 @@ export class Sources {
     Sides.last?.pause(); // it would be recorded
     this.fault.hidden = true;
     this.record.disabled = true;
-    const { limits } = await loadRules();
-    this.take = new Take(this.level, limits.max_conversion_seconds);
+    this.take = new Take(this.level, this.limits.max_conversion_seconds);
     try {
       this.recording.hidden = false;
       const file = await this.take.run();
@@ -89,9 +95,12 @@ export class Sources {
   /** Add files; those that were converted make room for them. */
   add(files) {
     this.files = this.files.filter((one) => !one.isSent);
-    const empty = files.filter(({ file }) => file.size === 0);
-    if (empty.length) notify(t("try.empty", { name: empty[0].path }), { bad: true });
-    this.files.push(...files.filter(({ file }) => file.size > 0));
+    const most = this.limits?.max_conversion_bytes ?? Infinity;
+    for (const { path, file } of files) {
+      if (file.size === 0) notify(t("try.empty", { name: path }), { bad: true });
+      if (file.size > most) notify(t("try.too_large", { name: path, size: size(most) }), { bad: true });
+    }
+    this.files.push(...files.filter(({ file }) => file.size > 0 && file.size <= most));
     if (this.files.length > MOST) notify(t("try.too_many", { n: MOST }), { bad: true });
     this.files.length = Math.min(this.files.length, MOST);
     this.show();
