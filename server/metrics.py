@@ -1,6 +1,7 @@
 """Prometheus metrics: requests counted as they finish; jobs, workers and the disk queried at each scrape."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -32,6 +33,8 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OUTCOMES = ("succeeded", "failed", "cancelled", "paused", "queued", "lost")
 """Values of the label `outcome` of attempts. Like every series it exists from the start: Prometheus' functions of
 changes (`delta`, `rate`) miss the first event of a series that begins with it."""
+
+_ERROR_CODE: Any = col(Conversion.error_code)
 
 
 class Metrics:
@@ -108,8 +111,8 @@ class _DatabaseCollector(Collector):
             "Failed conversions by code.",
             "code",
             list(ConversionFailure),
-            col(Conversion.error_code),
-            col(Conversion.error_code).is_not(None),
+            _ERROR_CODE,
+            _ERROR_CODE.is_not(None),
         )
         workers = GaugeMetricFamily("rvc_train_workers", "Workers seen within a day, by state.", labels=["state"])
         with read_session(self._engine) as session:

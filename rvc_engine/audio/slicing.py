@@ -255,8 +255,8 @@ def _write_slices(
         if not part.is_written:
             continue
         spool.seek(4 * part.start)
-        piece = np.frombuffer(spool.read(4 * (part.end - part.start)), np.float32)
-        piece = normalize_level(piece) if config.normalize else limit_peak(piece)
+        sound = np.frombuffer(spool.read(4 * (part.end - part.start)), np.float32)
+        piece = normalize_level(sound) if config.normalize else limit_peak(sound)
         assert piece is not None
         name = f"{number}_{len(lengths)}.wav"
         scipy.io.wavfile.write(workspace.slices / name, sample_rate, piece)

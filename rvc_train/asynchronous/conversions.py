@@ -27,7 +27,7 @@ from rvc_train.schemas.voices.conversions import (
 _DEFAULTS = ConversionOptions()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _ResultFile:
     """A result as a file for download."""
 

@@ -28,7 +28,7 @@ from rvc_train.synchronous.uploads import send_file
 _DEFAULTS = ConversionOptions()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _ResultFile:
     """A result as a file for download."""
 

@@ -206,7 +206,7 @@ class ConversionService:
             )
             found = session.connection().execute(open_ones).all()
         before = {
-            row.id: sum(status == S.RUNNING or number < (row.number or 0) for number, status in found)
+            row.id: sum(status == S.RUNNING or (number or 0) < (row.number or 0) for number, status in found)
             for row in waiting
         }
         return {an_id: f"conversions before it: {number}" for an_id, number in before.items() if number}

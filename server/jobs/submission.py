@@ -132,7 +132,7 @@ class Submissions:
                 self._quotas.check_job(session, owner)
             job = self._insert(session, request, owner, job_id, retry_origin, start_record)
             if dataset.consent is not None:
-                session.add(JobConsent(job_number=job.number, consent=dataset.consent))
+                session.add(JobConsent(job_number=job.number or 0, consent=dataset.consent))
                 session.flush()
             if dataset.status == DatasetStatus.READY and job.weights_progress is None:
                 self._enqueue(session, job)

@@ -35,7 +35,9 @@ def decode(source: Path, folder: Path, storage: Storage, max_seconds: float, tic
     program = python_command("rvc_engine.conversion.decoding", str(source), str(folder), str(max_seconds))
     environment = program_environment(os.environ) | _THREADS | {"MALLOC_ARENA_MAX": "2"}
     with (folder / _LOG).open("wb") as log:
-        child = ProcessGroup([*sandbox, *program], environment, stdin=NO_INPUT, stdout=log, stderr=subprocess.STDOUT)
+        child = ProcessGroup(
+            [*sandbox, *program], environment, stdin=NO_INPUT, stdout=log.fileno(), stderr=subprocess.STDOUT
+        )
     deadline = time.monotonic() + seconds
     try:
         while child.poll() is None and time.monotonic() < deadline:

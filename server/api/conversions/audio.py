@@ -26,8 +26,8 @@ from server.http.sse import Batch, last_event_id, message, wants_stream
 router = APIRouter(prefix="/conversions", tags=["conversions"])
 
 _MEDIA_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".opus": "audio/ogg"}
-_AUDIO = {"content": {"audio/*": {}}}
-_ANY_AUDIO = {"content": {"audio/*": {}, "video/*": {}, "application/octet-stream": {}}}
+_AUDIO: dict[str, Any] = {"content": {"audio/*": {}}}
+_ANY_AUDIO: dict[str, Any] = {"content": {"audio/*": {}, "video/*": {}, "application/octet-stream": {}}}
 
 
 @router.get(
