@@ -131,13 +131,8 @@ class Submissions:
             if self._quotas is not None:
                 self._quotas.check_job(session, owner)
             job = self._insert(session, request, owner, job_id, retry_origin, start_record)
-<<<<<<< HEAD
-            if dataset.consent is not None:
-                session.add(JobConsent(job_number=job.number or 0, consent=dataset.consent))
-=======
             if dataset.consent is not None and job.number is not None:
                 session.add(JobConsent(job_number=job.number, consent=dataset.consent))
->>>>>>> x-card
                 session.flush()
             if dataset.status == DatasetStatus.READY and job.weights_progress is None:
                 self._enqueue(session, job)
