@@ -95,7 +95,7 @@ class Preview(Table, table=True):
 
 
 class Voice(Table, table=True):
-    """What people set about a voice. A voice exists without this row, as soon as a job of its name does."""
+    """Settings of a voice by people. A voice exists without this row, as soon as a job of its name does."""
 
     __tablename__ = "voices"
 

@@ -5,7 +5,7 @@ as long as the voice has others, so numbers never change.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -142,7 +142,7 @@ def forget_version(session: Session, job: Job) -> None:
     lock_voice(session, key)  # or of two last jobs, deleted at once, each would leave the voice to the other
     others = select(Job.number).where(*is_of(key), Job.number != job.number)
     if session.exec(others.limit(1)).first() is not None:
-        insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+        insert: Any = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
         row = {"owner": job.owner, "name": job.name, "job_number": job.number}
         session.connection().execute(insert(DeletedVersion).values(**row).on_conflict_do_nothing())
         return

@@ -60,7 +60,8 @@ CHECKPOINTS = "checkpoints"
 ATTEMPTS = "attempts"
 ORIGIN_FILE = "origin.txt"
 ORIGIN = 0
-"""Token of the checkpoints that a retry takes over from its original job; that of the first attempt is 1."""
+"""Token of files that were there before the first attempt, which has token 1: checkpoints of a job that is retried, and
+the files of a voice from another server."""
 
 
 @dataclass(frozen=True)

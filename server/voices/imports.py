@@ -42,7 +42,7 @@ _MAGIC = {"audio": b"fLaC", "recording": b"fLaC", "picture": b"\x89PNG\r\n\x1a\n
 
 
 class _Report(BaseModel):
-    """What the engine found in a file, in part."""
+    """Part of the report of the engine on a file."""
 
     contents: str
     version: str | None = None

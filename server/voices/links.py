@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
@@ -80,7 +81,8 @@ class LinkService:
             if request.job_id is not None:
                 require_version(session, key, request.job_id, "/job_id")
             session.execute(sa.delete(VoiceLink).where(*_of(key), col(VoiceLink.expires_at) < now - KEPT_AFTER_END))
-            if session.scalar(sa.select(sa.func.count()).select_from(VoiceLink).where(*_of(key))) >= MAX_LINKS:
+            number = session.scalar(sa.select(sa.func.count()).select_from(VoiceLink).where(*_of(key)))
+            if (number or 0) >= MAX_LINKS:
                 raise Conflict(f"the voice has {MAX_LINKS} links, and can have no more; delete one that is not needed")
             session.add(row)
             session.flush()
@@ -144,7 +146,7 @@ class LinkService:
         if uses:
             with write_session(self._engine) as session:
                 for link_id, (number, used_at) in sorted(uses.items()):
-                    values = {"num_uses": col(VoiceLink.num_uses) + number, "last_used_at": used_at}
+                    values: dict[str, Any] = {"num_uses": col(VoiceLink.num_uses) + number, "last_used_at": used_at}
                     session.execute(sa.update(VoiceLink).where(col(VoiceLink.id) == link_id).values(**values))
 
     def may_be_valid(self, secret: str) -> bool:

@@ -100,11 +100,19 @@ class BundledPreview(_Part):
 
 
 class BundledVoice(_Part):
-    """What people set about the voice."""
+    """Settings of the voice by people."""
 
     name: VoiceName
     notes: Notes
     labels: Labels
+
+
+class BundledStart(_Part):
+    """The save of an earlier job, on the server of the training, that this one began with."""
+
+    job_id: str = Field(max_length=64)
+    voice: _Text
+    save: _Number | None = None
 
 
 class BundledVersion(_Part):
@@ -118,7 +126,7 @@ class BundledVersion(_Part):
     total_epochs: _Number | None
     step: _Number | None
     total_steps: _Number | None
-    start_from: dict[str, Any] | None = Field(max_length=10)
+    start_from: BundledStart | None
     created_at: datetime
     finished_at: datetime | None
 

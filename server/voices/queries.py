@@ -179,7 +179,7 @@ def _totals(session: Session, keys: Collection[VoiceKey]) -> tuple[dict[VoiceKey
     """Number of jobs, of deleted jobs, and bytes of each voice."""
     bytes_of = sa.func.coalesce(sa.func.sum(col(StoredFileRow.bytes)), 0)
     of_job = col(StoredFileRow.job_number) == col(Job.number)
-    queries = [
+    queries: list[tuple[Any, Any]] = [
         (Job, sa.select(col(Job.owner), col(Job.name), sa.func.count())),
         (DeletedVersion, sa.select(col(DeletedVersion.owner), col(DeletedVersion.name), sa.func.count())),
         (Job, sa.select(col(Job.owner), col(Job.name), bytes_of).join(StoredFileRow, of_job)),

@@ -28,7 +28,7 @@ class VoiceLinkCreate(RequestModel):
     downloads: bool = True
     """Whether the voice's files can be downloaded with it; false: only listened to."""
     note: str = Field(default="", max_length=200, pattern=r"^[^\x00]*$")
-    """What it is for, shown in the list of links only."""
+    """Its purpose, shown in the list of links only."""
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
@@ -59,7 +59,7 @@ class VoiceLinkCreated(VoiceLinkPublic):
     """New link, with its address, which is shown this once."""
 
     url: str
-    """Address for people. Whoever has it can listen to the voice until the link ends or is deleted."""
+    """Address for people. Anyone who has it can listen to the voice until the link ends or is deleted."""
     secret: str
     """Last part of the address, for `/v1/shared/{secret}`."""
 

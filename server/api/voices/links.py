@@ -9,6 +9,7 @@ from rvc_train.schemas.base import Page
 from rvc_train.schemas.voices.links import VoiceLinkCreate, VoiceLinkCreated, VoiceLinkPublic
 from server.api.authorization import VoiceOwner, requires
 from server.api.voices.names import VoiceNameInPath, key_in_path
+from server.auth.authentication import FORWARDED_HOST
 from server.context import Context
 from server.http.lists import Cursors, Limit
 from server.http.prefix import prefix_of
@@ -35,7 +36,8 @@ def create_link(
     wanted: VoiceLinkCreate = _A_WEEK,
 ) -> VoiceLinkCreated:
     """Make a link, with which anyone can listen to the voice without a token. Its address is shown once."""
-    base = f"{request.url.scheme}://{request.url.netloc}{prefix_of(request.scope)}"
+    host = request.scope["state"].get(FORWARDED_HOST) or request.url.netloc
+    base = f"{request.url.scheme}://{host}{prefix_of(request.scope)}"
     key = key_in_path(owner, name)
     made = context.links.create(key, wanted, base)
     response.headers["Location"] = voice_url(key, f"/links/{made.id}")

@@ -26,9 +26,12 @@ from rvc_engine.models.synthesizer import Synthesizer
 from rvc_engine.voices.export import VoiceDetails, write_voice
 from rvc_train.schemas.access import Quota
 from rvc_train.schemas.jobs import JobCreate
+from server.database.clock import utc_now
 from server.database.engine import write_session
 from server.database.result_tables import Evaluation
 from server.results.evaluations import PreviewFiles
+from server.storage.orphans import Orphans
+from server.storage.sizes import JobSizes
 from tests.server.conftest import USUAL_TOKEN, Running, wait_until
 from tests.server.conftest import zip_of as zipped
 
@@ -171,6 +174,10 @@ def test_a_voice_moves_to_another_server_with_all_it_has_and_training_goes_on_th
     assert "taken in from a bundle" in events[0]["message"]
     clip = second.get(f"/v1/jobs/{job['id']}/previews").json()["data"][0]
     assert second.get(clip["audio"]["url"]).content == b"fLaC converted"
+    orphans = Orphans(servers[1].context.engine, servers[1].context.storage, 30, 60).find()
+    assert [each.path for each in orphans if job["id"] in str(each.path)] == []
+    assert JobSizes(servers[1].context.engine, servers[1].context.storage, utc_now).measure() > 0
+    assert second.get(f"/v1/jobs/{job['id']}").json()["disk_bytes"] >= sum(map(len, files.values()))
     wait_until(lambda: second.get(f"/v1/datasets/{job['dataset_id']}").json()["status"] == "ready")
     report = second.get(f"/v1/datasets/{job['dataset_id']}/report").json()
     assert [each["name"] for each in report["files"]] == ["a.wav", "sub/ä.wav"]

@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,19 @@ def test_a_link_shows_one_voice_to_listen_and_to_download_without_a_token(
     assert listed[0]["last_used_at"] is not None
     live.context.links.write_uses()
     assert http.get(f"/v1/voices/anna/links/{made['id']}").json()["num_uses"] == 1
+
+
+def test_the_address_of_a_link_is_the_one_that_a_proxy_was_called_by(
+    started: Callable[..., Any], authorized: dict[str, str]
+) -> None:
+    _, url = started(FORWARDED_ALLOW_IPS="127.0.0.1")
+    proxy = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "voices.example", "X-Forwarded-Prefix": "/rvc"}
+    with httpx.Client(base_url=url, headers=authorized, timeout=20) as http:
+        recording = (Path(__file__).parents[3] / "samples" / "ss-noservice.flac").read_bytes()
+        dataset = http.put("/v1/datasets/recordings/content", content=recording).json()
+        http.post("/v1/jobs", json={"name": "nora", "dataset_id": dataset["id"]}).raise_for_status()
+        made = http.post("/v1/voices/nora/links", headers=proxy).json()
+    assert made["url"] == f"https://voices.example/rvc/shared/{made['secret']}"
 
 
 def test_a_link_for_listening_only_has_no_files(live: Running, http: httpx.Client, stranger: httpx.Client) -> None:
