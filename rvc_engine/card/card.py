@@ -60,7 +60,7 @@ class CardData(_Part):
     upload_sha256: str | None
     """Hash of the uploaded bytes."""
     languages: list[str] = []
-    """Languages that are spoken; empty: unknown."""
+    """Languages of the recordings; empty: unknown."""
 
 
 class CardBaseFile(_Part):
@@ -90,7 +90,7 @@ class CardTraining(_Part):
     seconds: float
     """Training time over all attempts."""
     device: str
-    """Of the attempt that finished."""
+    """Device of the attempt that finished."""
     settings: dict[str, Any]
     """Training options that differ from the defaults, besides those shown elsewhere."""
 

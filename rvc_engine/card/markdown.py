@@ -41,7 +41,13 @@ def _text(value: object) -> str:
     """Any text as a line of plain text in Markdown."""
     line = " ".join("".join(" " if ord(each) < 32 or ord(each) == 127 else each for each in str(value)).split())
     escaped = re.sub(r"([\\`*_\[\]()<>&|#~!:@$])", r"\\\1", line)
+    escaped = re.sub(r"^([-+=]|\d+(?=[.)]))", lambda found: _at_start(found[0]), escaped)
     return re.sub(r"(?i)\bwww\.", lambda found: found[0][:-1] + "\\.", escaped)  # an address would become a link
+
+
+def _at_start(mark: str) -> str:
+    """Escape a mark that begins a list, or underlines a heading, at the start of a line."""
+    return f"{mark}\\" if mark.isdigit() else f"\\{mark}"
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:

@@ -42,9 +42,9 @@ class Consent(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     speaker: str
-    """The person who speaks in the recordings."""
+    """Person whom the recordings are of."""
     statement: str
-    """What they agree to, in words."""
+    """Use that they agree to, in words."""
     date: str
     """Day on which they did, such as 2026-11-30."""
     document: ConsentDocument | None = None
@@ -62,7 +62,7 @@ class EarlierSave(BaseModel):
 
 
 class Provenance(BaseModel):
-    """What the server knows of a job and its recordings, for the card; everything is empty without a server."""
+    """Origin of a job's recordings as the server has it, for the card; all of it is empty without a server."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 

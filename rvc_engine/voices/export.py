@@ -77,7 +77,8 @@ class VoiceDetails:
         if config.pretrained == "none" and choice is not None and choice.pretrained == "none":
             origin = "none"
         epoch = completed_epochs(progress)
-        return cls(workspace.voice, epoch, progress.step, embedder, seconds, speakers, origin, progress.seconds)
+        spent = progress.seconds
+        return cls(workspace.voice, epoch, progress.step, embedder, seconds, speakers, origin, training_seconds=spent)
 
 
 def voice_tree(weights: dict[str, Tensor], hparams: Hyperparameters, details: VoiceDetails) -> dict[str, Any]:

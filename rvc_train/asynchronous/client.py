@@ -89,7 +89,7 @@ class AsyncClient:
         name = dataset_name(name, paths)
         async with entered_in_thread(packed(paths, on_contents or (lambda contents: None))) as file:
             report_progress = progress or (lambda done, total: None)
-            made = {"name": name} | ({} if zip_names is None else {"zip_names": zip_names})
+            made: dict[str, Any] = {"name": name} | ({} if zip_names is None else {"zip_names": zip_names})
             if consent is not None:
                 made["consent"] = await self._consent_body(consent, consent_document)
             return await upload(self._transport, file, made, report_progress, self._memory or upload_cache())

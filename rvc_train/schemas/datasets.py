@@ -141,9 +141,9 @@ class ConsentCreate(RequestModel):
     """Consent of the speaker to the use of their recordings: who, what and when, and a document that shows it."""
 
     speaker: Line
-    """The person who speaks in the recordings."""
+    """Person whom the recordings are of."""
     statement: Statement
-    """What they agree to, in words."""
+    """Use that they agree to, in words."""
     date: Day
     """Day on which they did, such as 2026-11-30."""
     upload_id: str | None = Field(default=None, min_length=1, max_length=64)

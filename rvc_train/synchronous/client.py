@@ -87,7 +87,7 @@ class Client:
         name = dataset_name(name, paths)
         with packed(paths, on_contents or (lambda contents: None)) as file:
             report_progress = progress or (lambda done, total: None)
-            made = {"name": name} | ({} if zip_names is None else {"zip_names": zip_names})
+            made: dict[str, Any] = {"name": name} | ({} if zip_names is None else {"zip_names": zip_names})
             if consent is not None:
                 made["consent"] = self._consent_body(consent, consent_document)
             return upload(self._transport, file, made, report_progress, self._memory or upload_cache())

@@ -208,7 +208,7 @@ def _document(context: AppContext, consent: ConsentCreate, visible_owner: str | 
         return None
     try:
         upload = context.uploads.require_complete(visible_owner, consent.upload_id)
-    except NotFound as error:  # 404 would say that the dataset, or the recordings, are unknown
+    except NotFound as error:  # 404 stands for an unknown dataset, or unknown recordings
         raise Refused(f"{error}; send the document first", "/upload_id") from error
     context.consents.check_document(upload)
     return upload

@@ -203,7 +203,7 @@ class LeaseOperations:
             session.execute(statement.values(engine_pid=pid, engine_started_at=started_at))
 
     def provenance(self, lease: Lease) -> Provenance:
-        """What is known of the job and its recordings, for the voice's card."""
+        """Origin of the job's recordings, for the voice's card."""
         with read_session(self._store.engine) as session:
             consent = session.get(JobConsent, lease.job_number)
             dataset = session.get(Dataset, lease.dataset_id)

@@ -131,7 +131,7 @@ class Submissions:
             if self._quotas is not None:
                 self._quotas.check_job(session, owner)
             job = self._insert(session, request, owner, job_id, retry_origin, start_record)
-            if dataset.consent is not None:
+            if dataset.consent is not None and job.number is not None:
                 session.add(JobConsent(job_number=job.number, consent=dataset.consent))
                 session.flush()
             if dataset.status == DatasetStatus.READY and job.weights_progress is None:

@@ -37,6 +37,11 @@ def test_a_consent_is_recorded_asked_for_and_in_the_card_of_the_voice(station, t
     assert kept.returncode != 0
     assert "was submitted under this consent" in " ".join(kept.stderr.split())
     assert station.cli("download", "last", "-o", str(tmp_path / "voices")).returncode == 0
+    (tmp_path / "voices" / "card.md").write_text("the card of another voice")
+    assert station.cli("download", "last", "-o", str(tmp_path / "voices")).returncode == 0
+    names = {path.name for path in (tmp_path / "voices").iterdir()}
+    assert {"anna.pth", "anna.index", "card.md", "card (2).md", "card (2).json"} <= names
+    assert "anna (2).pth" not in names, "a card of another voice renames no voice"
     job = station.client.find_job("last")
     card = json.loads((tmp_path / "voices" / "card.json").read_text(encoding="utf-8"))
     assert (card["job_id"], card["data"]["dataset"], card["data"]["upload_sha256"]) == (job.id, "anna", dataset.sha256)
@@ -45,5 +50,5 @@ def test_a_consent_is_recorded_asked_for_and_in_the_card_of_the_voice(station, t
     assert card["data"]["recordings"] == 1
     hashes = {file.name: file.sha256 for file in station.client.artifacts(job.id) if file.kind != "card"}
     assert {file["name"]: file["sha256"] for file in card["files"]} == hashes
-    page = (tmp_path / "voices" / "card.md").read_text(encoding="utf-8")
+    page = (tmp_path / "voices" / "card (2).md").read_text(encoding="utf-8")
     assert "> For the \\*guide\\*." in page

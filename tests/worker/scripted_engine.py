@@ -260,6 +260,7 @@ def main() -> None:
         parser.add_argument(f"--{option}", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--lock-wait", type=float, required=True)
+    parser.add_argument("--provenance")
     parser.add_argument("--content-folder")
     parser.add_argument("--provenance")
     parser.add_argument("--events", action="store_true", required=True)

@@ -78,6 +78,14 @@ def test_names_of_strangers_are_text_and_nothing_else() -> None:
     assert not re.search(r"https?://|www\.|\w@\w", page), "nor an address that readers make a link of"
 
 
+@pytest.mark.parametrize("line", ["===", "---", "- a", "+ a", "1. a", "12) a", "# a", "> a", "```", "    a", "***"])
+def test_a_line_of_a_statement_is_text_whatever_it_begins_with(line: str) -> None:
+    consent = {"speaker": "Anna", "statement": f"first\n{line}\nlast", "date": "2026-11-28"}
+    made, _ = shown(render(card(consent=consent)))
+    [quoted] = re.findall(r"<blockquote>\n(.*?)\n</blockquote>", made, re.DOTALL)
+    assert quoted == f"<p>first\n{html.escape(line.strip())}\nlast</p>"
+
+
 def test_a_card_says_what_the_voice_is_and_how_to_use_it() -> None:
     made, text = shown(render(card()))
     assert "<td>v2, 40k, with pitch</td>" in made

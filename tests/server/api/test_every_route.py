@@ -174,6 +174,7 @@ def path_of(pattern: str, **ids: str) -> str:
 
 
 BODIES = {
+    "PUT /v1/datasets/{dataset_id}/consent": {"speaker": "Anna", "statement": "For the guide.", "date": "2026-11-28"},
     "PATCH /v1/jobs/{job_id}": {"labels": {"a": "b"}},
     "POST /v1/jobs/{job_id}/retry": {},
     "PATCH /v1/webhooks/{webhook_id}": {"is_enabled": False},
