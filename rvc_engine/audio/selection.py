@@ -170,7 +170,7 @@ def unusable_reason(files: Sequence[Judged], min_seconds: float = MIN_SECONDS_OF
         [f"{file.name}: {file.reason}" for file in files if file.reason], MAX_REASONS, "; ", "; and {} more"
     )
     if all(file.error for file in files):
-        return f"no file of the dataset can be read as audio: {reasons}"
+        return f"none of the files can be read as audio: {reasons}"
     left_out = f". Left out: {reasons}" if reasons else ""
     short = total_dropped([file.selection for file in files]).get("too_short", 0.0)
     longest = max(file.selection.longest_seconds for file in files)

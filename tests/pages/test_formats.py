@@ -9,6 +9,7 @@ FORMATS = """async () => {
   return {
     sizes: [0, 1, 782, 9_400_000].map(words.size),
     lists: [["ContentVec"], ["ContentVec", "RMVPE", "FCPE"], ["RMVPE", "底模 v2"]].map(words.list),
+    steps: [0.08341, 158.94].map(words.stepTime),
     lengths: [0.34, 5.4995, 5.5, 75].map(words.lengthOf),
   };
 }"""
@@ -16,11 +17,13 @@ WRITTEN = {
     "en-US": {
         "sizes": ["0 bytes", "1 byte", "782 bytes", "9.4 MB"],
         "lists": ["ContentVec", "ContentVec, RMVPE and FCPE", "RMVPE and 底模 v2"],
+        "steps": ["0.08341 sec", "158.9 sec"],
         "lengths": ["0.3 sec", "5.5 sec", "5.5 sec", "1 min 15 sec"],
     },
     "zh-CN": {
         "sizes": ["0字节", "1字节", "782字节", "9.4 MB"],
         "lists": ["ContentVec", "ContentVec、RMVPE 和 FCPE", "RMVPE 和底模 v2"],
+        "steps": ["0.08341秒", "158.9秒"],
         "lengths": ["0.3秒", "5.5秒", "5.5秒", "1分钟 15秒"],
     },
 }

@@ -77,7 +77,7 @@ def test_a_failed_job_says_first_why_and_what_to_do_and_is_tried_again(
     above = page.evaluate("() => document.querySelector('#failure').getBoundingClientRect().top < innerHeight / 2")
     assert above
     visitor.open("/")
-    expect(line(visitor, "bella")).to_contain_text("the losses are no numbers any more")
+    expect(line(visitor, "bella")).to_contain_text("the losses are no longer numbers: the losses are no")
     open_house.follow_script(["train", 3, 0.01, 5], *open_house.MAKE_VOICE)
     line(visitor, "bella").get_by_role("button", name="Try again").click()
     expect(page).to_have_url(re.compile("/jobs/job_"))

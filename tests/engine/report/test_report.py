@@ -44,7 +44,7 @@ def test_a_text_file_named_wav_is_named_as_the_reason(dataset: Path) -> None:
     report = make_report(dataset)
     assert not report.usable
     assert report.reason is not None
-    assert report.reason.startswith("no file of the dataset can be read as audio: notes.wav: not audio")
+    assert report.reason.startswith("none of the files can be read as audio: notes.wav: not audio")
     assert report.files[0].error is not None
 
 

@@ -11,7 +11,7 @@ import { Log } from "./log.js";
 import { Saves } from "./saves.js";
 import { attempt, me } from "./shell.js";
 import { showInTab, startTab } from "./tab.js";
-import { ago, count, duration, figure, has, number, percent, size, span, t, when } from "./words.js";
+import { ago, count, duration, figure, has, number, percent, size, span, stepTime, t, when } from "./words.js";
 
 const id = decodeURIComponent(location.pathname.slice(root.length).split("/")[2] ?? "");
 const base = `/v1/jobs/${id}`;
@@ -129,7 +129,7 @@ function describe() {
     ["left", isRunning && job.eta_seconds != null ? duration(job.eta_seconds) : null],
     ["epoch", job.epoch && (isTimed ? number(job.epoch) : of(job.epoch, job.total_epochs))],
     ["step", job.step && (job.total_steps && !isTimed ? of(job.step, job.total_steps) : number(job.step))],
-    ["speed", job.step_seconds && t("job.fact.step_seconds", { time: `${figure(job.step_seconds)} s` })],
+    ["speed", job.step_seconds && t("job.fact.step_seconds", { time: stepTime(job.step_seconds) })],
     ["samples", isRunning && job.losses["speed/clips_per_second"] ? figure(job.losses["speed/clips_per_second"]) : null],
     ["tried", numRetries() ? count("job.tried_again", numRetries()) : null],
     ["took", job.finished_at && job.started_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : null],

@@ -9,7 +9,7 @@ import { QueueOrder } from "./queue_order.js";
 import { may } from "./shell.js";
 import { startTakingIn } from "./take_in.js";
 import { factsOf, pageOf, VoiceInfos } from "./voice_infos.js";
-import { ago, count, duration, figure, number, percent, size, span, t } from "./words.js";
+import { ago, count, duration, figure, has, number, percent, size, span, t } from "./words.js";
 
 const RUNNING = ["running", "pausing", "cancelling"];
 const WAITING = ["validating", "paused"];
@@ -165,7 +165,7 @@ function update(item, job) {
   setText(notes, voice?.notes ?? "");
   const why = item.querySelector(".why");
   why.hidden = !job.error;
-  setText(why, job.error?.message ?? "");
+  setText(why, job.error ? whyOf(job.error) : "");
   const bar = item.querySelector("progress");
   bar.hidden = isOver(job) || isWaiting(job) || job.status === "queued" || (job.status === "validating" && job.weights_progress === null);
   bar.value = job.weights_progress ?? job.progress;
@@ -197,6 +197,9 @@ function describe(job) {
   if (job.worker_id && workers.has(job.worker_id)) facts.push(t("voices.on", { worker: workers.get(job.worker_id) }));
   return facts;
 }
+
+/** Why a job failed: first in a few words, as a narrow screen shows no more. */
+const whyOf = ({ code, message }) => (has(`failure.${code}`) ? t("page.pair", { name: t(`failure.${code}`), value: message }) : message);
 
 /** How far training is: with a time limit, which comes before the last epoch, without their number. */
 const epochOf = (job) => (job.config.max_train_seconds == null ? t("voices.epoch", { epoch: job.epoch, total: job.total_epochs }) : count("job.epochs", job.epoch));

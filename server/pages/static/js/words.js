@@ -75,6 +75,9 @@ function unit(value, name, maximumFractionDigits = 0) {
 /** A time below a minute, to the hundredth: "0.28 sec". */
 export const seconds = (value) => unit(value, "second", 2);
 
+/** The time of a training step, with four significant digits: "0.0834 sec". */
+export const stepTime = (value) => new Intl.NumberFormat(language, { style: "unit", unit: "second", unitDisplay: "short", maximumSignificantDigits: 4 }).format(value);
+
 /** The length of a recording; of a short one to the tenth: "5.5 sec". */
 export const lengthOf = (value) => (value < 10 ? unit(value, "second", 1) : duration(value));
 
