@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import sqlalchemy as sa
@@ -151,6 +152,16 @@ def _settings(page: Page) -> None:
     page.locator("#all-settings > summary").click()
 
 
+def _versions(page: Page) -> None:
+    expect(page.locator("#versions li")).to_have_count(1)
+    expect(page.locator("#files tr")).not_to_have_count(0)
+
+
+def _link(house: Any) -> str:
+    """The page of a new link."""
+    return urlsplit(house.station.http.post("/v1/voices/anna/links", json={}).json()["url"]).path
+
+
 def _failure(page: Page) -> None:
     expect(page.locator("#failure")).to_be_visible()
 
@@ -160,6 +171,8 @@ SCREENS = [
     Screen("voices", lambda house: "/", lambda page: expect(page.locator(".voice")).to_have_count(6)),
     Screen("voices-none", lambda house: "/", lambda page: expect(page.locator("#empty")).to_be_visible(), owner="nora"),
     Screen("voices-question", lambda house: "/", _asked),
+    Screen("voice", lambda house: "/voices/anna", _versions),
+    Screen("shared", _link, lambda page: expect(page.locator("#clips audio")).not_to_have_count(0), owner=None),
     Screen("job-ready", lambda house: f"/jobs/{house.ready.id}", _heard),
     Screen("job-running", lambda house: f"/jobs/{house.running.id}", _job),
     Screen(

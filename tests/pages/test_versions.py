@@ -11,6 +11,8 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 PREVIEW = Path(__file__).with_name("preview.png")
+SLOW = 60_000
+"""Milliseconds for the first answer about a voice, on a busy machine."""
 PLAYING = "() => document.querySelector('.listen[aria-pressed=true]') !== null"
 
 
@@ -60,7 +62,7 @@ def test_a_voice_is_one_line_that_names_its_versions_and_plays_the_current_one(h
     page.go_back()
     anna.get_by_role("link", name="anna", exact=True).click()
     expect(page).to_have_url(re.compile("/voices/anna$"))
-    page.get_by_role("link", name="Version 3").click()
+    page.get_by_role("link", name="Version 3").click(timeout=SLOW)
     expect(page).to_have_url(re.compile(house.running.id))
     page.get_by_role("navigation", name="Breadcrumb").get_by_role("link", name="anna").click()
     expect(page).to_have_url(re.compile("/voices/anna$"))
@@ -71,7 +73,7 @@ def test_another_version_is_made_current_and_notes_and_labels_are_edited_in_plac
     visitor.forgive("412")
     page = visitor.page
     visitor.open("/voices/anna")
-    expect(page.locator("#current-why")).to_contain_text("has the best scores")
+    expect(page.locator("#current-why")).to_contain_text("has the best scores", timeout=SLOW)
     expect(page.locator("#files tr").first).to_contain_text("anna_best.pth")
     page.get_by_role("button", name="Make current: Version 1").click()
     expect(page.locator("#current-why")).to_contain_text("chosen by hand")
@@ -160,10 +162,11 @@ def test_a_bundle_is_taken_in_and_the_whole_voice_deleted(house: Any, visit: Any
     expect(page.get_by_role("dialog")).to_contain_text(re.compile(r"\d.* [kM]B are freed"))
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     expect(page.locator("h1")).to_have_text("Voices")
+    expect(line(page, "anna")).to_be_visible()
     expect(line(page, "berta/two")).to_have_count(0)
     page.locator("#take-in").set_input_files(PREVIEW)
-    expect(page.locator("#take-in-fault")).to_be_visible(timeout=60_000)
+    expect(page.locator("#take-in-fault")).to_be_visible(timeout=180_000)
     page.locator("#take-in").set_input_files(bundle)
     # Its weights are bytes of a test, which no server takes in as a voice.
-    expect(page.locator("#taking-in")).to_be_hidden(timeout=60_000)
+    expect(page.locator("#taking-in")).to_be_hidden(timeout=180_000)
     expect(page.locator("#take-in-fault").or_(page.locator("#versions"))).to_be_visible()

@@ -269,7 +269,6 @@ def main() -> None:
     parser.add_argument("--lock-wait", type=float, required=True)
     parser.add_argument("--provenance")
     parser.add_argument("--content-folder")
-    parser.add_argument("--provenance")
     parser.add_argument("--events", action="store_true", required=True)
     options = parser.parse_args()
     engine = Engine(options)
