@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -53,10 +54,10 @@ def _encode(
 ) -> None:
     """Write a file with a lossy codec. Raises OSError."""
     resampler = Resampler(LOSSY_SAMPLE_RATE)
-    wave = samples.astype(np.float32) / 32768
+    wave = (samples / 32768).astype(np.float32)
     resampled = np.concatenate([*resampler.add(wave, sample_rate), *resampler.finish()])
     with path.open("wb") as file, av.open(file, "w", format=container_format) as container:
-        stream = container.add_stream(codec, rate=LOSSY_SAMPLE_RATE, layout="mono")
+        stream: Any = container.add_stream(codec, rate=LOSSY_SAMPLE_RATE, layout="mono")
         stream.bit_rate = bit_rate
         integers = (resampled.clip(-1, 1) * 32767).astype(np.int16)
         frame = av.AudioFrame.from_ndarray(integers[None], format="s16", layout="mono")

@@ -1,11 +1,11 @@
 """Conversions by a worker with a real engine, beside a job that trains."""
 
+import contextlib
 import hashlib
 import signal
 import time
 
 import psutil
-import pytest
 import soundfile
 
 from rvc_engine.environment.processes import process_identity
@@ -20,29 +20,21 @@ def conversion_engines(shop):
     return [engine.pid for record in records for engine in record.engines if engine.job_id is None]
 
 
-@pytest.fixture(scope="module")
-def second_is_faster():
-    """Times of conversions in the order of their ends."""
-    return []
-
-
 def test_a_batch_is_converted_beside_a_training_that_goes_on(studio, shop, recording):
-    conversion_id = studio.convert(
-        recording(1.0), b"not sound", bytes(44) + recording(0.5), recording(0.2), pitch_shift="auto", format="flac"
-    )
+    conversion_id = studio.convert(recording(1.0), b"not sound", recording(0.2), pitch_shift="auto", format="flac")
     with shop.worker(**REAL):
         done = studio.wait_for(conversion_id, "succeeded", "failed")
         assert (done.status, shop.job(studio.job_id).status) == ("succeeded", "running")
         steps = len(shop.steps(studio.job_id))
         shop.wait_until(lambda: len(shop.steps(studio.job_id)) > steps, "the training's next step")
         [pid] = conversion_engines(shop)
-        assert psutil.Process(pid).nice() == 10
+        assert psutil.Process(pid).nice() == min(19, psutil.Process().nice() + 10)
         second = studio.convert(recording(1.0))
         studio.wait_for(second, "succeeded")
         assert conversion_engines(shop) == [pid], "the engine, with its voice, is kept"
     assert process_identity(pid) is None, "the engine ends with its worker"
     errors = [each["error"] for each in done.results]
-    assert errors[0] is errors[3] is None
+    assert errors[0] is errors[2] is None
     assert "the recording cannot be read" in errors[1]
     assert done.results[0]["pitch_shift"] == -12.0
     assert "could not be converted" in done.events[-1]["message"]
@@ -56,17 +48,22 @@ def test_a_batch_is_converted_beside_a_training_that_goes_on(studio, shop, recor
 
 
 def test_a_killed_workers_conversion_is_served_by_the_next_one_and_its_engine_ended(studio, shop, recording):
-    conversion_id = studio.convert(recording(55.0))
+    conversion_id = studio.convert(recording(10.0))
     with shop.worker_process(**REAL) as worker:
         shop.wait_until(lambda: studio.get(conversion_id).progress > 0.04, "the conversion", 120)
         [pid] = conversion_engines(shop)
-        psutil.Process(pid).suspend()  # busy, as it were: it does not notice that its input has ended
+        engine = psutil.Process(pid)
+        engine.suspend()  # busy, as it were: it does not notice that its input has ended
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-    assert process_identity(pid) is not None
-    with shop.worker(**REAL):
-        done = studio.wait_for(conversion_id, "succeeded", "failed", seconds=200)
-    assert process_identity(pid) is None
+    try:
+        assert process_identity(pid) is not None
+        with shop.worker(**REAL):
+            done = studio.wait_for(conversion_id, "succeeded", "failed", seconds=200)
+        assert process_identity(pid) is None
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            engine.kill()
     assert (done.status, done.recoveries) == ("succeeded", 1)
     assert [event["type"] for event in done.events] == ["started", "requeued", "started", "succeeded"]
     assert studio.left_over(conversion_id) == []

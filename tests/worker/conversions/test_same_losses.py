@@ -8,7 +8,7 @@ from tests.programs import ROOT
 from worker.settings import default_engine_command
 
 CONFIG = TrainingConfig(
-    width=24, content="whisper-tiny", pretrained="none", total_epochs=4, batch_size=4, seed=7, f0=True
+    width=24, content="whisper-tiny", pretrained="none", total_epochs=2, batch_size=4, seed=7, f0=True
 )
 
 
@@ -31,5 +31,8 @@ def test_losses_are_the_same_with_conversions_beside_the_training(studio, shop, 
     assert [end.status for end in ends] == ["succeeded"] * len(ends)
     assert len(ends) > 1
     assert ends[0].device_reason.endswith("CPU cores at a low priority")
-    assert alone.losses == beside.losses
-    assert len(alone.losses) > 3
+    losses, same = (
+        {name: value for name, value in job.losses.items() if not name.startswith("speed/")} for job in (alone, beside)
+    )
+    assert losses == same
+    assert len(losses) > 3
