@@ -93,7 +93,7 @@ class Desk:
 def house(open_station: Callable[..., Any], token: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A voice with two saves, and a worker that leaves conversions to the test."""
     station = open_station(tmp_path_factory.mktemp("house"), token)
-    station.environment |= {"RVC_TRAIN_CONVERSIONS": "false", "RVC_TRAIN_MAX_CONVERSION_BYTES": "160000"}
+    station.environment |= {"RVC_TRAIN_CONVERSIONS": "false", "RVC_TRAIN_MAX_CONVERSION_BYTES": "1000000"}
     station.follow_script(
         ["train", 2, 0.01, 1], ["evaluated", 1, 30, True], ["evaluated", 2, 35, False], *station.MAKE_VOICE
     )
@@ -194,7 +194,7 @@ def _position(page: Page, wave: int) -> float:
 def test_the_microphone_is_recorded_heard_and_converted(house: Any, visit: Any) -> None:
     page = come(house, visit)
     page.get_by_role("button", name="Record", exact=True).click()
-    expect(page.locator(".recording")).to_contain_text("of 10 min")
+    expect(page.locator(".recording")).to_contain_text("of 38 sec")
     page.wait_for_function("() => document.querySelector('.recording meter').value > 0.01")
     page.wait_for_timeout(1500)
     page.get_by_role("button", name="Stop").click()
@@ -267,10 +267,10 @@ def test_a_file_that_cannot_be_taken_is_refused_before_it_is_sent(house: Any, vi
     page = come(house, visit)
     expect(page.locator(".drop")).to_contain_text("up to 10 min each")
     (tmp_path / "empty.wav").write_bytes(b"")
-    (tmp_path / "long.wav").write_bytes(bytes(200_000))
+    (tmp_path / "long.wav").write_bytes(bytes(1_100_000))
     page.locator("#try-section input[type=file]").set_input_files([tmp_path / "empty.wav", tmp_path / "long.wav"])
     expect(page.locator(".toast", has_text="empty.wav is empty")).to_be_visible()
-    expect(page.locator(".toast", has_text="long.wav is larger than 160 kB")).to_be_visible()
+    expect(page.locator(".toast", has_text="long.wav is larger than 1 MB")).to_be_visible()
     expect(page.locator(".sources li")).to_have_count(0)
 
 

@@ -8,6 +8,9 @@ const AS_IT_IS = { audio: { echoCancellation: false, noiseSuppression: false, au
 /** In the order of preference; Safari has only the last. */
 const TYPES = ["audio/webm;codecs=opus", "audio/ogg;codecs=opus", "audio/mp4"];
 const BITS_PER_SECOND = 192_000;
+/** The longest recording that the server takes: by its time, and by its bytes with room for what encoders add. */
+export const longest = (limits) => Math.min(limits.max_conversion_seconds, (0.9 * 8 * limits.max_conversion_bytes) / BITS_PER_SECOND);
+
 /** Below this share of the full scale nothing is heard. */
 const SILENCE = 0.01;
 const SILENT_SECONDS = 3;
@@ -41,7 +44,7 @@ export class Take {
       const bytes = await this.record(stream, context);
       const type = this.recorder.mimeType.split(";")[0];
       const name = `${t("try.microphone.name")} ${new Date().toTimeString().slice(0, 8).replaceAll(":", "-")}.${type.split("/")[1]}`;
-      return this.isWanted && bytes.length ? new File(bytes, name, { type }) : null;
+      return this.isWanted ? new File(bytes, name, { type }) : null; // without bytes it is refused as empty
     } finally {
       clearInterval(this.watching);
       for (const track of stream.getTracks()) track.stop(); // the browser no longer shows that it listens

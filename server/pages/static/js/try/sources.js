@@ -6,7 +6,7 @@ import { h } from "../dom.js";
 import { attempt, notify } from "../shell.js";
 import { Sides } from "../sides.js";
 import { duration, size, t } from "../words.js";
-import { microphoneFault, Take, whyNoMicrophone } from "./microphone.js";
+import { longest, microphoneFault, Take, whyNoMicrophone } from "./microphone.js";
 
 /** As many as one conversion may have. */
 const MOST = 100;
@@ -76,7 +76,7 @@ export class Sources {
     Sides.last?.pause(); // it would be recorded
     this.fault.hidden = true;
     this.record.disabled = true;
-    this.take = new Take(this.level, this.limits.max_conversion_seconds);
+    this.take = new Take(this.level, longest(this.limits));
     try {
       this.recording.hidden = false;
       const file = await this.take.run();
