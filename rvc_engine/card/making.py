@@ -135,7 +135,7 @@ def _base(workspace: Workspace, provenance: Provenance, paths: Sequence[Path]) -
         kind, start_from = "save", provenance.start_from
     else:
         kind = "published" if all(file.sha256[:12] in published for file in files) else "own"
-    description = base_description(kind, choice and choice.origin, files)
+    description = base_description(kind, None if choice is None else choice.origin, files)
     return CardBase.model_validate({"kind": kind, "description": description, "files": files, "start_from": start_from})
 
 
