@@ -37,9 +37,11 @@ export class Take {
 
   /** The recording as a File, once it has ended; null when it was given up. Throws what `getUserMedia` throws. */
   async run() {
-    const stream = await navigator.mediaDevices.getUserMedia(AS_IT_IS);
-    const context = new AudioContext();
+    const context = new AudioContext(); // within the press of the button, or some browsers suspend it
+    let stream = null;
     try {
+      stream = await navigator.mediaDevices.getUserMedia(AS_IT_IS);
+      context.resume();
       if (!this.isWanted) return null;
       const bytes = await this.record(stream, context);
       const type = this.recorder.mimeType.split(";")[0];
@@ -47,7 +49,7 @@ export class Take {
       return this.isWanted ? new File(bytes, name, { type }) : null; // without bytes it is refused as empty
     } finally {
       clearInterval(this.watching);
-      for (const track of stream.getTracks()) track.stop(); // the browser no longer shows that it listens
+      for (const track of stream?.getTracks() ?? []) track.stop(); // the browser no longer shows that it listens
       context.close();
     }
   }
@@ -66,6 +68,7 @@ export class Take {
   /** Show level and time; end when the time is over. */
   watch(stream, context) {
     const analyser = context.createAnalyser();
+    analyser.fftSize = 8192; // 170 ms at 48 kHz: no sound falls between two looks
     context.createMediaStreamSource(stream).connect(analyser);
     const samples = new Float32Array(analyser.fftSize);
     const begin = performance.now();
@@ -74,7 +77,7 @@ export class Take {
       analyser.getFloatTimeDomainData(samples);
       const level = samples.reduce((most, one) => Math.max(most, Math.abs(one)), 0);
       const now = performance.now();
-      if (level > SILENCE) heardAt = now;
+      if (level > SILENCE || context.state !== "running") heardAt = now;
       this.meter.value = Math.sqrt(level); // as loudness is heard
       setText(this.clock, t("try.microphone.clock", { time: duration((now - begin) / 1000), most: duration(this.maxSeconds) }));
       this.hint.hidden = now - heardAt < 1000 * SILENT_SECONDS;
