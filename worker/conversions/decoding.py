@@ -2,7 +2,6 @@
 
 import os
 import stat
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,9 +34,8 @@ def decode(source: Path, folder: Path, storage: Storage, max_seconds: float, tic
     program = python_command("rvc_engine.conversion.decoding", str(source), str(folder), str(max_seconds))
     environment = program_environment(os.environ) | _THREADS | {"MALLOC_ARENA_MAX": "2"}
     with (folder / _LOG).open("wb") as log:
-        child = ProcessGroup(
-            [*sandbox, *program], environment, stdin=NO_INPUT, stdout=log.fileno(), stderr=subprocess.STDOUT
-        )
+        output = log.fileno()
+        child = ProcessGroup([*sandbox, *program], environment, stdin=NO_INPUT, stdout=output, stderr=output)
     deadline = time.monotonic() + seconds
     try:
         while child.poll() is None and time.monotonic() < deadline:
