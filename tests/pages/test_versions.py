@@ -75,6 +75,7 @@ def test_another_version_is_made_current_and_notes_and_labels_are_edited_in_plac
     visitor.open("/voices/anna")
     expect(page.locator("#current-why")).to_contain_text("has the best scores", timeout=SLOW)
     expect(page.locator("#files tr").first).to_contain_text("anna_best.pth")
+    expect(page.get_by_role("heading", name="Try it")).to_be_visible()
     page.get_by_role("button", name="Make current: Version 1").click()
     expect(page.locator("#current-why")).to_contain_text("chosen by hand")
     assert house.station.http.get("/v1/voices/anna").json()["current"]["version"] == 1

@@ -32,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("convert", cls=ApiCommand)(convert)
 
 
+# Long because of its list of options.
 def convert(
     session: Session,
     source: Annotated[Path, typer.Argument(metavar="IN", help="Recording, in any audio format, or a folder of them.")],

@@ -6,6 +6,7 @@ import { loadFiles } from "./files.js";
 import { listenButton } from "./listening.js";
 import { button } from "./server/parts.js";
 import { attempt, confirm, may, notify } from "./shell.js";
+import { tryPanel } from "./try.js";
 import { startAbout } from "./voice/about.js";
 import { startLinks } from "./voice/links.js";
 import { path, sub } from "./voice/paths.js";
@@ -51,11 +52,28 @@ function show() {
   showFacts();
   showVersions();
   links.show(voice);
+  showTrying();
   if (!current) byId("voice-zip").hidden = byId("files-section").hidden = true;
   else if (filesOf !== `${current.job_id} ${current.files.length}`) {
     filesOf = `${current.job_id} ${current.files.length}`;
     attempt(() => loadFiles(`/v1/jobs/${current.job_id}`));
   }
+}
+
+let trying = null;
+let tried = ""; // version and state that the panel shows
+
+/** The panel to convert with the current version, or with the newest while there is none. */
+function showTrying() {
+  const one = voice.current ?? voice.newest;
+  const state = `${one.job_id} ${one.status} ${one.best_save?.step}`;
+  if (state === tried) return;
+  tried = state;
+  attempt(async () => {
+    const job = await get(`/v1/jobs/${one.job_id}`);
+    trying ??= tryPanel(byId("try-section"), job);
+    trying.update(job);
+  });
 }
 
 function showFacts() {
