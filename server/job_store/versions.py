@@ -74,7 +74,7 @@ def currents_of(session: Session, keys: Collection[VoiceKey]) -> dict[VoiceKey, 
         Job, col(Job.id) == col(Voice.current_job_id)
     )
     rows = session.connection().execute(chosen.where(sa.tuple_(col(Voice.owner), col(Voice.name)).in_(keys)))
-    return found | {VoiceKey(owner, name): Current(number, "set") for owner, name, number in rows}
+    return found | {VoiceKey(owner, name): Current(number or 0, "set") for owner, name, number in rows}
 
 
 def current_of(session: Session, key: VoiceKey) -> Job | None:
@@ -89,7 +89,7 @@ def _newest_succeeded(session: Session, keys: Collection[VoiceKey]) -> dict[Voic
         sa.tuple_(*names).in_(keys), col(Job.status) == JobStatus.SUCCEEDED
     )
     rows = session.connection().execute(query.group_by(*names))
-    return {VoiceKey(owner, name): number for owner, name, number in rows}
+    return {VoiceKey(owner, name): number or 0 for owner, name, number in rows}
 
 
 def _best(session: Session, newest: Collection[int]) -> Mapping[VoiceKey, int]:

@@ -176,7 +176,7 @@ class ImportService:
             _add_results(session, job, unpacked, now)
             session.add(
                 ImportedVersion(
-                    job_number=job.number, bundle_sha256=bundle_sha256, origin=_origin(manifest), imported_at=now
+                    job_number=job.number or 0, bundle_sha256=bundle_sha256, origin=_origin(manifest), imported_at=now
                 )
             )
             measure_again(session, job)
@@ -314,12 +314,14 @@ def _add_results(session: Session, job: Job, unpacked: Unpacked, now: datetime) 
     for each in manifest.artifacts:
         own = stored[each.file.path]
         stored_row: dict[str, Any] = {"path": own.path, "size": own.size, "sha256": own.sha256, "created_at": now}
-        session.add(Artifact(id=new_id("art"), job_number=job.number, kind=each.kind, name=each.name, **stored_row))
-    session.add_all(Evaluation(job_number=job.number, **each.model_dump()) for each in manifest.evaluations)
+        session.add(
+            Artifact(id=new_id("art"), job_number=job.number or 0, kind=each.kind, name=each.name, **stored_row)
+        )
+    session.add_all(Evaluation(job_number=job.number or 0, **each.model_dump()) for each in manifest.evaluations)
     for clip in manifest.previews:
         row: dict[str, Any] = clip.model_dump(include={"step", "epoch", "clip", "seconds", "scores", "created_at"})
         for kind in _MAGIC:
             own = stored[getattr(clip, kind).path]
             row |= {f"{kind}_path": own.path, f"{kind}_size": own.size, f"{kind}_sha256": own.sha256}
-        session.add(Preview(job_number=job.number, **row))
+        session.add(Preview(job_number=job.number or 0, **row))
     session.flush()
