@@ -313,11 +313,11 @@ def _add_results(session: Session, job: Job, unpacked: Unpacked, now: datetime) 
     add_stored_files(session, job, list(stored.values()), now)
     for each in manifest.artifacts:
         own = stored[each.file.path]
-        row: dict[str, Any] = {"path": own.path, "size": own.size, "sha256": own.sha256, "created_at": now}
-        session.add(Artifact(id=new_id("art"), job_number=number, kind=each.kind, name=each.name, **row))
+        stored_row: dict[str, Any] = {"path": own.path, "size": own.size, "sha256": own.sha256, "created_at": now}
+        session.add(Artifact(id=new_id("art"), job_number=number, kind=each.kind, name=each.name, **stored_row))
     session.add_all(Evaluation(job_number=number, **each.model_dump()) for each in manifest.evaluations)
     for clip in manifest.previews:
-        row = clip.model_dump(include={"step", "epoch", "clip", "seconds", "scores", "created_at"})
+        row: dict[str, Any] = clip.model_dump(include={"step", "epoch", "clip", "seconds", "scores", "created_at"})
         for kind in _MAGIC:
             own = stored[getattr(clip, kind).path]
             row |= {f"{kind}_path": own.path, f"{kind}_size": own.size, f"{kind}_sha256": own.sha256}

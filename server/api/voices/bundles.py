@@ -10,6 +10,7 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
+from pydantic import ValidationError
 
 from rvc_engine.names.voices import voice_file_stem
 from rvc_train.schemas.access import Scope
@@ -18,6 +19,7 @@ from server.api.authorization import VoiceOwner, require_principal, requires
 from server.api.voices.names import VoiceNameInPath, key_in_path
 from server.api.weights import incoming, upload_path
 from server.context import AppContext, Context
+from server.errors import Conflict
 from server.http.downloads import chunks_of, content_disposition
 from server.http.problem_details import documented
 from server.http.threads import on_disk, to_write
@@ -52,7 +54,10 @@ def get_bundle(
 
     It has the files of the job, its last save where the server has that, evaluations and previews.
     """
-    bundle = context.bundles.make(key_in_path(owner, name), job_id, with_recordings=dataset)
+    try:
+        bundle = context.bundles.make(key_in_path(owner, name), job_id, with_recordings=dataset)
+    except ValidationError as error:  # rows of a version that no present one writes
+        raise Conflict(f"this version of {name!r} cannot be bundled: its records are damaged") from error
     headers = {
         "Accept-Ranges": "none",
         "Content-Length": str(len(bundle)),
