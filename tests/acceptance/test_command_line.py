@@ -237,7 +237,7 @@ def test_up_without_a_folder_takes_the_users_says_what_is_in_it_and_names_the_on
     assert f"{users} is new; the data folder used last is {last}" in said
     assert f"missing in {users / 'weights'}: 586.4 MB" in said
     assert "get it with `rvc-train setup`" in said
-    assert f"in {users}: 0 voices, 0 jobs" in said
+    assert f"in {users}: voices: 0, jobs: 0" in said
     assert not list((tmp_path / "here").iterdir())
     assert (tmp_path / "config" / "rvc-train" / "last-data-folder").read_text() == f"{users}\n"
 

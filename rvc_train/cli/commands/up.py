@@ -111,7 +111,7 @@ def up(
         contents = _contents(services)
         output.note(f"ready: {services.url}   data: {services.data_folder}   stop with Ctrl-C")
         if contents is not None:
-            output.note(f"in {folder}: {contents['num_voices']} voices, {contents['num_jobs']} jobs")
+            output.note(f"in {folder}: voices: {contents['num_voices']}, jobs: {contents['num_jobs']}")
         if output.as_json:
             output.json({"url": services.url, "data": str(folder), **(contents or {})}, indent=None)
         print_sign_in(output, services, may_open=may_open)
