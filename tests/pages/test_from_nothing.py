@@ -108,6 +108,7 @@ def test_what_is_chosen_after_copying_settings_counts_and_continuing_asks_how_mu
     page.goto(f"{house.url}/new?clone={job.id}")
     expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
     expect(page.locator("input[name=effort][value=before]")).to_be_checked()
+    expect(page.locator("input[name=start][value=nothing]")).to_be_checked()
     expect(page.locator("#same-name")).to_contain_text("Its recordings and settings are the same.")
     page.locator("input[name=effort][value=best]").check()
     expect(page.locator("#settings [data-name=total_epochs] input")).to_have_value("500")

@@ -65,7 +65,7 @@ def test_a_folder_with_a_bad_file_in_it_becomes_a_submitted_voice(
     epochs.locator("input").blur()
     expect(epochs.locator(".fault")).to_be_hidden()
     expect(page.locator("#estimate")).to_contain_text("Disk")
-    expect(page.locator("#estimate-basis")).to_contain_text("measured in the first minutes of training")
+    expect(page.locator("#estimate-basis")).to_contain_text("Training ends after this time")
     expect(page.locator("#findings")).to_contain_text("minutes of speech")
     expect(page.locator("#warnings")).not_to_contain_text("minutes of speech")
     expect(page.locator("#submit")).to_be_in_viewport()

@@ -95,7 +95,7 @@ export class Choices {
         return options.every((option) => JSON.stringify(ours[option] ?? usual(option)) === JSON.stringify(theirs[option]));
       };
       const values = [...byId(`choice-${name}`).querySelectorAll(`input[name=${name}]`)].map((radio) => radio.value);
-      const fitting = values.find((value) => value !== BEFORE && fits(value));
+      const fitting = values.find((value) => ![BEFORE, "voice"].includes(value) && fits(value)); // a job names the voice that it starts from
       if (!fitting) this.addBefore(name, theirs);
       this.form.elements[name].value = fitting ?? BEFORE;
     }
