@@ -150,7 +150,7 @@ def test_nothing_usable_is_an_invalid_dataset_with_every_reason(
 ) -> None:
     (dataset / "a.wav").write_text("no sound")
     (dataset / "b.wav").write_bytes(b"")
-    with pytest.raises(InvalidDataset, match=r"no file.*a\.wav: not audio.*; b\.wav: the file is empty"):
+    with pytest.raises(InvalidDataset, match=r"none of the files.*a\.wav: not audio.*; b\.wav: the file is empty"):
         run()
 
 

@@ -322,7 +322,7 @@ def test_the_pitch_is_that_of_the_estimator_asked_for_which_is_loaded_once(recor
     )
     for _ in range(2):
         converter.convert(glide(0.3), ConversionOptions(pitch=name))
-    assert made == [(name, converter._machine)]
+    assert made == [(name, converter._analysis._machine)]
     assert all((given["f0"] == 123.0).all() for given in model.given)
 
 
