@@ -73,7 +73,7 @@ def wanted_labels(request: Request) -> dict[str, str]:
     items = request.query_params.multi_items()
     labels = {key.removeprefix(LABEL): value for key, value in items if key.startswith(LABEL)}
     if len(labels) > MAX_LABELS:
-        raise Refused(f"the query has {len(labels)} labels; one has at most {MAX_LABELS}", parameter=LABEL)
+        raise Refused(f"the query has {len(labels)} labels; at most {MAX_LABELS} are allowed", parameter=LABEL)
     try:
         return _LABELS.validate_python(labels)
     except ValidationError as error:

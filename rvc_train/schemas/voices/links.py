@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, BeforeValidator, Field, model_validator
 
-from rvc_train.schemas.base import RequestModel, ResponseModel, SizedModel
+from rvc_train.schemas.base import RequestModel, ResponseModel
 
 DEFAULT_SECONDS = 7 * 86_400
 MAX_SECONDS = 365 * 86_400
@@ -64,11 +64,12 @@ class VoiceLinkCreated(VoiceLinkPublic):
     """Last part of the address, for `/v1/shared/{secret}`."""
 
 
-class SharedFile(SizedModel):
+class SharedFile(ResponseModel):
     """File of a voice that a link shows."""
 
     kind: str
     name: str
+    size_bytes: int
     sha256: str
     url: str
     content_notice: str | None

@@ -126,7 +126,7 @@ def _shared(context: AppContext, opened: Opened, address: str) -> SharedVoicePub
         SharedFile(
             kind=each.kind,
             name=each.name,
-            size=each.size,
+            size_bytes=each.size,
             sha256=each.sha256,
             url=f"{address}/files/{quote(each.name, safe='')}",
             content_notice=each.content_notice,

@@ -27,6 +27,7 @@ WANTED = {
     "GET /new": OPEN,
     "GET /server": OPEN,
     "GET /sign-in": OPEN,
+    "GET /voices/{name:path}": OPEN,
     "GET /shared/{secret}": OPEN,
     "GET /v1/shared/{secret}": OPEN,
     "GET /v1/shared/{secret}/files/{name}": OPEN,

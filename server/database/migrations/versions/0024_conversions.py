@@ -41,17 +41,11 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint(f"{_ENDED[:-1]}, 'running', 'waiting')", name="ck_conversions_status_known"),
-        sa.CheckConstraint(
-            "(status = 'running') = (worker_id IS NOT NULL)", name="ck_conversions_held_exactly_when_running"
-        ),
-        sa.CheckConstraint(
-            f"({_ENDED}) = (finished_at IS NOT NULL)", name="ck_conversions_finished_exactly_when_ended"
-        ),
-        sa.CheckConstraint(
-            "(status = 'failed') = (error_code IS NOT NULL)", name="ck_conversions_failed_exactly_when_it_has_a_code"
-        ),
-        sa.CheckConstraint("progress >= 0 AND progress <= 1", name="ck_conversions_progress_is_a_fraction"),
+        sa.CheckConstraint("status IN ('cancelled', 'failed', 'running', 'succeeded', 'waiting')", name="status_known"),
+        sa.CheckConstraint("(status = 'running') = (worker_id IS NOT NULL)", name="held_exactly_when_running"),
+        sa.CheckConstraint(f"({_ENDED}) = (finished_at IS NOT NULL)", name="finished_exactly_when_ended"),
+        sa.CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="failed_exactly_when_it_has_a_code"),
+        sa.CheckConstraint("progress >= 0 AND progress <= 1", name="progress_is_a_fraction"),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_conversions_job_id", ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["worker_id"], ["workers.id"], name="fk_conversions_worker_id"),
         sa.PrimaryKeyConstraint("number", name="pk_conversions"),

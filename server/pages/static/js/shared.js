@@ -63,7 +63,7 @@ function showFiles({ files, content }) {
   const order = [main, index, ...files].filter(Boolean);
   byId("files-section").hidden = order.length === 0;
   byId("files").replaceChildren(...[...new Set(order)].map((file) => h("li", {},
-    h("span", {}, h("strong", {}, file.name), h("small", { class: "muted" }, [has(`file.${file.kind}`) ? t(`file.${file.kind}`) : file.kind, size(file.size)].join(" · "))),
+    h("span", {}, h("strong", {}, file.name), h("small", { class: "muted" }, [has(`file.${file.kind}`) ? t(`file.${file.kind}`) : file.kind, size(file.size_bytes)].join(" · "))),
     h("a", { class: "button", href: file.url, download: file.name, "aria-label": `${t("job.download")}: ${file.name}` }, t("job.download")))));
   byId("download").hidden = !main;
   if (!main) return;
