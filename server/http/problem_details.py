@@ -8,12 +8,12 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
 
 from rvc_train.schemas.system import Problem, ProblemDetail
 from server import errors
@@ -217,14 +217,26 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 
 def _methods_at(request: Request) -> list[str]:
-    """Every method that the request's path supports; Starlette's own `Allow` has only the first route's."""
+    """Every method that the request's path supports; Starlette's own `Allow` has only the first route's.
+
+    Of paths that fit, the first one counts, as for requests: `/v1/voices/{name}/links` is no voice of that name.
+    """
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    fitting = [
+        context
+        for context in iter_route_contexts(request.app.router.routes)
+        if (regex := getattr(context, "path_regex", None)) is not None and regex.match(path)
+    ]
+    supported = {
+        method
+        for context in fitting
+        if context.path == fitting[0].path
+        for method in context.methods or ("GET", "HEAD")  # a folder of files has none
+    }
+    if "GET" in supported:  # `server.middleware.head`
+        supported.add("HEAD")
     tried = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-    scopes = [(method, {**request.scope, "method": method}) for method in tried]
-    routes = request.app.router.routes
-    found = [method for method, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
-    if "GET" in found and "HEAD" not in found:  # `server.middleware.head`
-        found.insert(1, "HEAD")
-    return [*found, "OPTIONS"]
+    return [*(method for method in tried if method in supported), "OPTIONS"]
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:

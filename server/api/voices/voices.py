@@ -68,7 +68,7 @@ def list_versions(
 
 
 @router.get(
-    "/{name:path}",
+    "/{name:voice}",
     operation_id="voices_get",
     responses=documented(404, also={200: _ETAG, **_SAME}),
     response_model=VoiceDetail,
@@ -91,7 +91,7 @@ def get_voice(
     return voice
 
 
-@router.patch("/{name:path}", operation_id="voices_update", responses=documented(404, 412, 422, also={200: _ETAG}))
+@router.patch("/{name:voice}", operation_id="voices_update", responses=documented(404, 412, 422, also={200: _ETAG}))
 @requires(Scope.SUBMIT)
 def edit_voice(
     name: VoiceNameInPath,
@@ -110,7 +110,7 @@ def edit_voice(
     return _with_etag(context, key, response)
 
 
-@router.delete("/{name:path}", operation_id="voices_delete", status_code=204, responses=documented(404, 409))
+@router.delete("/{name:voice}", operation_id="voices_delete", status_code=204, responses=documented(404, 409))
 @requires(Scope.SUBMIT)
 def delete_voice(name: VoiceNameInPath, owner: VoiceOwner, context: Context) -> None:
     """Delete a voice: all of its jobs with their files, its links, notes and labels."""

@@ -8,7 +8,14 @@ from tests.programs import ROOT
 from worker.settings import default_engine_command
 
 CONFIG = TrainingConfig(
-    width=24, content="whisper-tiny", pretrained="none", total_epochs=2, batch_size=4, seed=7, f0=True
+    width=24,
+    content="whisper-tiny",
+    pretrained="none",
+    total_epochs=2,
+    batch_size=4,
+    seed=7,
+    f0=True,
+    evaluate="always",
 )
 
 
