@@ -147,7 +147,8 @@ def test_every_flag_does_what_it_says_and_every_file_that_the_script_promises_is
     assert rows.shape == (4 * 50, 768)
     [added] = root.glob("added_IVF*.index")
     weights = {path.name for path in (root / "weights").iterdir()}
-    assert weights == {f"{STEM}.pth", f"{STEM}.index", f"{STEM}_e1_s2.pth", f"{STEM}_e2_s4.pth"}
+    saves = {f"{STEM}_e1_s2.pth", f"{STEM}_e2_s4.pth"}
+    assert weights == {f"{STEM}.pth", f"{STEM}.index", *saves, "card.json", "card.md"}
     assert faiss.read_index(str(root / "weights" / f"{STEM}.index")).ntotal == len(rows)
     voice = torch.load(root / "weights" / f"{STEM}.pth", weights_only=True)
     assert (voice["sr"], voice["f0"], voice["version"], voice["info"]) == ("40k", 1, "v2", "2epoch")
