@@ -228,7 +228,7 @@ def test_up_without_a_folder_takes_the_users_says_what_is_in_it_and_names_the_on
     with log.open("wb") as file:
         up = subprocess.Popen(command, env=environment, stdout=file, stderr=file, cwd=tmp_path / "here")
     try:
-        station.wait_until(lambda: ": 0 voices, " in log.read_text(), "the contents of the folder", 90)
+        station.wait_until(lambda: ": voices: 0, " in log.read_text(), "the contents of the folder", 90)
     finally:
         up.terminate()
         up.wait(170)  # longer than it gives its worker to stop

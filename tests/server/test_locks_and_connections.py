@@ -37,7 +37,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/voices/{name:path}/conversions": {"json": {"upload_id": "upl_" + "0" * 32}},
     "PUT /v1/voices/{name:path}/conversions/content": {"content": b"RIFF more"},
     "POST /v1/voices": {"json": {"upload_id": "upl_none"}},
-    "PATCH /v1/voices/{name:path}": {"json": {"notes": "x"}},
+    "PATCH /v1/voices/{name:voice}": {"json": {"notes": "x"}},
     "PATCH /v1/jobs/{job_id}": {"json": {"labels": {"a": "b"}}},
     "POST /v1/jobs/{job_id}/retry": {"json": {}, "headers": {"Idempotency-Key": "again"}},
     "POST /v1/webhooks": {"json": {"url": "http://127.0.0.1:9/hook"}},
@@ -132,7 +132,9 @@ def test_over_every_route_no_lock_is_held_while_a_connection_is_asked_for_nor_th
             def request(route: tuple[int, str]) -> tuple[str, int]:
                 name = f"{ORDER[route[0]]} {route[1]}"
                 answer = http.request(
-                    ORDER[route[0]], route[1].replace(":path", "").format(**ids), **BODIES.get(name, {})
+                    ORDER[route[0]],
+                    route[1].replace(":path", "").replace(":voice", "").format(**ids),
+                    **BODIES.get(name, {}),
                 )
                 return name, answer.status_code
 
