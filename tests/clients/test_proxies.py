@@ -226,6 +226,8 @@ def test_the_page_walks_from_the_recording_to_the_voice(page: Page, address: str
     page.locator("a.brand").click()
     page.wait_for_url(f"{address}/")
     page.get_by_role("link", name="anna").first.click()
+    page.wait_for_url(f"{address}/voices/anna")
+    page.get_by_role("link", name="Version 1").click()
     page.wait_for_url(f"{address}/jobs/job_*")
     page.locator("#sign-out").click()
     page.wait_for_url(f"{address}/sign-in*")
