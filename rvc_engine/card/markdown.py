@@ -12,6 +12,7 @@ _SCORES = {
     "eval/similarity": ("Speaker similarity (at most 1)", "{:.3f}"),
 }
 """Name and form of each score, as on the page."""
+_ENCODERS_OF_APPLIO = ("contentvec", "spin", "spin-v2")
 
 
 def render(card: Card) -> str:
@@ -71,17 +72,20 @@ def _use(card: Card) -> Iterator[str]:
     indexes = [file.name for file in card.files if file.kind in {"index", "speaker_index"}]
     voice, index = _text(voices[0] if voices else card.voice), ", ".join(map(_text, indexes)) or "the index"
     stem = voice.removesuffix(".pth")
+    encoder = card.model.encoder
     if card.model.encoder_note is not None:
         yield f"**{card.model.encoder_note}.**"
-    yield "\n".join(
-        [
+    steps = ["- rvc-train: `rvc-engine convert IN OUT --voice FILE.pth --index FILE.index`"]
+    if encoder in _ENCODERS_OF_APPLIO:
+        choice = "" if encoder == "contentvec" else f" Embedder model: {_text(encoder)}."
+        steps.insert(0, f"- Applio: both into a folder {stem} in `logs/`. Refresh, and choose both.{choice}")
+    if encoder == "contentvec":
+        steps.insert(
+            0,
             f"- RVC WebUI: {voice} into `assets/weights/`, {index} into `logs/` (a folder {stem} there keeps order). "
             "Refresh the lists and choose both.",
-            f"- Applio: both into a folder {stem} in `logs/`. Refresh, and choose both."
-            + ("" if card.model.encoder == "contentvec" else f" Embedder model: {_text(card.model.encoder)}."),
-            "- rvc-train: `rvc-engine convert IN OUT --voice FILE.pth --index FILE.index`",
-        ]
-    )
+        )
+    yield "\n".join(steps)
 
 
 def _data(card: Card) -> Iterator[tuple[str, str]]:

@@ -107,6 +107,13 @@ def test_a_voice_of_another_encoder_says_where_it_converts_correctly() -> None:
     note = "RVC and Applio load it, but it converts correctly only with `rvc-engine convert`"
     _, text = shown(render(card(model={"encoder": "whisper-tiny.en-l2l3", "encoder_note": note})))
     assert text.count("it converts correctly only with rvc-engine convert") == 2
+    assert "logs/" not in text  # no steps for programs that would convert wrongly
+
+
+def test_a_voice_of_an_encoder_that_applio_has_names_it() -> None:
+    _, text = shown(render(card(model={"encoder": "spin-v2", "encoder_note": "converts correctly in Applio"})))
+    assert "Embedder model: spin-v2." in text
+    assert "assets/weights/" not in text
 
 
 @pytest.mark.parametrize("is_held_out", [True, False])
