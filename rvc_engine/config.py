@@ -168,6 +168,10 @@ class TrainingConfig(BaseModel):
             raise ValueError(
                 f"content={self.content} gives 768 features per frame, and version=v1 takes 256; use version=v2"
             )
+        if self.slicing != "fixed" and (self.slice_seconds, self.slice_overlap_seconds) != (3.0, 0.3):
+            raise ValueError(
+                "slice_seconds and slice_overlap_seconds are for slicing=fixed; set that, or leave them out"
+            )
         if self.slice_overlap_seconds > self.slice_seconds / 2:
             raise ValueError(
                 f"slice_overlap_seconds={self.slice_overlap_seconds:g} is more than half of slice_seconds="

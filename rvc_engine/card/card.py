@@ -59,8 +59,6 @@ class CardData(_Part):
     """Hash over the contents of all recordings."""
     upload_sha256: str | None
     """Hash of the uploaded bytes."""
-    languages: list[str] = []
-    """Languages of the recordings; empty: unknown."""
 
 
 class CardBaseFile(_Part):

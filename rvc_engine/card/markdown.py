@@ -94,7 +94,6 @@ def _data(card: Card) -> Iterator[tuple[str, str]]:
         yield "Dataset", _text(data.dataset)
     count = "" if data.recordings is None else f" in {data.recordings} {'file' if data.recordings == 1 else 'files'}"
     yield "Length without silence", f"{data.seconds / 60:.1f} minutes{count}"
-    yield "Languages", ", ".join(map(_text, data.languages)) or "unknown"
     if data.recordings_sha256 is not None:
         yield "sha256 of the recordings", data.recordings_sha256
     if data.upload_sha256 is not None:
