@@ -39,12 +39,17 @@ Process = Fork | subprocess.Popen[bytes]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Set the time limit of a test again for its second try: pytest-timeout sets one for all tries of a test together.
+    """Give a second try what the first one had: fixtures of its file made anew, and its own time limit.
 
-    A second try that hung would otherwise hang for ever.
+    pytest-rerunfailures keeps what a file's tests share, with all that the failed try left in it; and pytest-timeout
+    sets one limit for all tries together, so that a second one that hung would hang for ever.
     """
-    if getattr(item, "execution_count", 1) > 1:
-        settings = pytest_timeout._get_item_settings(item)  # it has no public name
+    if getattr(item, "execution_count", 1) > 1 and isinstance(item, pytest.Function):
+        for definitions in item._fixtureinfo.name2fixturedefs.values():  # none of these has a public name
+            for fixture in definitions:
+                if fixture.scope == "module":
+                    fixture.finish(item._request)
+        settings = pytest_timeout._get_item_settings(item)
         item.ihook.pytest_timeout_set_timer(item=item, settings=settings)
 
 
