@@ -1,10 +1,12 @@
 """A real server and real workers, as processes, with engines that follow a script or with the real engine."""
 
+import functools
 import itertools
 import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -12,7 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import pytest_timeout
 import sqlalchemy as sa
@@ -195,6 +199,22 @@ def no_config_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Nothing in the user's config folder is read or changed, by this process or its children."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def certificates_are_read_once() -> Iterator[None]:
+    """A test's clients, of which there are thousands, share the machine's certificates, which take a client 30 ms."""
+
+    @functools.cache
+    def context_for(file: str | None, **given: Any) -> ssl.SSLContext:
+        return httpx.create_ssl_context(**given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "httpx._transports.default.create_ssl_context",
+            lambda **given: context_for(os.environ.get("SSL_CERT_FILE"), **given),
+        )
         yield
 
 

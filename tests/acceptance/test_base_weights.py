@@ -24,42 +24,64 @@ def trained(station: Any, dataset: Any, name: str, epochs: int = 1, **fields: An
     return station.wait_for(job, "succeeded", "failed", seconds=600)
 
 
-@pytest.mark.timeout(800)  # three trainings
-def test_a_voice_begins_with_the_save_of_another_and_with_base_weights_of_ones_own(station, tmp_path):
-    samples = [station.samples / name for name in ("confbridge-pin-bad.flac", "ss-noservice.flac")]
+@pytest.fixture
+def first(station: Any) -> Any:
+    """A server, a worker, and a job of one epoch that has made a voice."""
     station.start_server()
     station.start_worker()
-    first_recordings, other_recordings = station.upload(samples[0], name="one"), station.upload(samples[1], name="two")
-    first = trained(station, first_recordings, "first")
-    assert first.status == "succeeded", first.error
+    job = trained(station, station.upload(station.samples / "confbridge-pin-bad.flac", name="one"), "first")
+    assert job.status == "succeeded", job.error
+    return job
+
+
+@pytest.fixture
+def pair(station: Any, first: Any) -> tuple[Path, Path]:
+    """Its generator and discriminator."""
     workspace = station.folder / "data" / "jobs" / first.id / "workspace"
     generator = next(workspace.glob("G_*.pth"))
-    discriminator = workspace / f"D_{generator.stem[2:]}.pth"
+    return generator, workspace / f"D_{generator.stem[2:]}.pth"
 
-    on = trained(station, other_recordings, "second", start_from=StartFrom(voice="first"))
+
+@pytest.fixture
+def others(station: Any, first: Any) -> Any:
+    """Recordings of which it has not learnt."""
+    return station.upload(station.samples / "ss-noservice.flac", name="two")
+
+
+@pytest.mark.timeout(800)  # two trainings
+def test_a_voice_begins_with_the_save_of_another(station, first, pair, others, tmp_path):
+    save = int(pair[0].stem[2:])
+    on = trained(station, others, "second", start_from=StartFrom(voice="first"))
     assert on.status == "succeeded", on.error
     assert on.start_from is not None
-    assert (on.start_from.job_id, on.start_from.save) == (first.id, int(generator.stem[2:]))
-    origin = f"the save of the job {first.id} (first), number {on.start_from.save}"
+    assert (on.start_from.job_id, on.start_from.save) == (first.id, save)
+    origin = f"the save of the job {first.id} (first), number {save}"
     assert voice(station, on, tmp_path)["base_weights"] == origin
     log = station.client.logs(on.id)
     assert f"training starts from {origin}" in log
     assert "base weights: generator.pth " in log
+    assert f"save {save} of {first.id} (first)" in station.cli("show", on.id).stdout
+    words = ["--width", "24", "--pretrained", "none", "--content", "whisper-tiny", "--start-from", f"{first.id}:7777"]
+    absent = station.cli("submit", others.id, "--name", "x", *words)
+    assert "has no save 7777" in " ".join(absent.stderr.split())
 
+
+@pytest.mark.long  # each day the engine's tests train from such files, and the server's take them in
+@pytest.mark.timeout(800)
+def test_a_voice_begins_with_base_weights_of_ones_own(station, pair, others, tmp_path):
+    generator, discriminator = pair
     added = station.cli(
         "base-weights", "add", "mine", "--generator", str(generator), "--discriminator", str(discriminator)
     )
     assert added.returncode == 0, added.stderr
     assert "v2 40k weights with pitch of width 24" in added.stdout
     assert "mine" in station.cli("base-weights", "list").stdout
-    job = trained(station, other_recordings, "third", config={"pretrained": "mine"})
+    job = trained(station, others, "third", config={"pretrained": "mine"})
     assert job.status == "succeeded", job.error
     assert voice(station, job, tmp_path)["base_weights"] == "the base weights mine"
-    shown = station.cli("show", on.id)
-    assert f"save {on.start_from.save} of {first.id} (first)" in shown.stdout
     unfit = station.cli(
         "submit",
-        other_recordings.id,
+        others.id,
         "--name",
         "x",
         "--width",
@@ -71,8 +93,5 @@ def test_a_voice_begins_with_the_save_of_another_and_with_base_weights_of_ones_o
     )
     assert unfit.returncode != 0
     assert "the job asks for v2 40k weights with pitch of width 48" in " ".join(unfit.stderr.split())
-    words = ["--width", "24", "--pretrained", "none", "--content", "whisper-tiny", "--start-from", f"{first.id}:7777"]
-    absent = station.cli("submit", other_recordings.id, "--name", "x", *words)
-    assert "has no save 7777" in " ".join(absent.stderr.split())
     assert station.cli("base-weights", "remove", "mine").returncode == 0
     assert list(station.client.base_weights.list()) == []

@@ -279,7 +279,7 @@ def test_of_channels_whose_mix_loses_the_sound_the_loudest_is_used(
     assert "surround" not in codes(report)
 
 
-@pytest.mark.parametrize("channels", [16, 41])
+@pytest.mark.parametrize("channels", [16, pytest.param(41, marks=pytest.mark.long)])
 def test_many_channels_that_sound_in_turns_are_summed(both: Any, save: Save, speech: Sound, channels: int) -> None:
     turns = np.arange(len(speech)) * channels // len(speech)
     save("turns.wav", 0.5 * speech[:, None] * (turns[:, None] == np.arange(channels)), subtype="PCM_16")

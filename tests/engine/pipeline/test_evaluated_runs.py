@@ -247,7 +247,8 @@ def test_an_evaluation_without_memory_is_left_out_and_said(
 # --- a run that dies
 
 
-@pytest.mark.parametrize(("checkpoints", "first_step"), [(4, 5), pytest.param(None, 7, marks=pytest.mark.long)])
+@pytest.mark.long  # test_pairs.py compares what is gone on from each day
+@pytest.mark.parametrize(("checkpoints", "first_step"), [(4, 5), (None, 7)])
 def test_a_run_of_one_pair_that_dies_after_a_save_keeps_its_checkpoint_its_evaluations_and_its_best(
     tmp_path: Path, recordings: Path, machine: Machine, checkpoints: int | None, first_step: int
 ) -> None:

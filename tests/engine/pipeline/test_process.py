@@ -155,7 +155,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(s
 
 @pytest.mark.parametrize("how", [*(pytest.param(name, marks=pytest.mark.long) for name in SIGNALS), "end of input"])
 def test_a_run_that_is_asked_to_stop_saves_and_says_so(start, how: str) -> None:
-    engine = start("stopped", checkpoint_every_steps=1000)
+    engine = start("stopped", checkpoint_every_steps=1000, total_epochs=2)
     step = engine.until(events.Metric, 2)
     if how == "end of input":
         engine.process.stdin.close()
@@ -165,18 +165,18 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_so(start, how: str) -> None:
     assert isinstance(engine.events[-1], events.Stopped)
     assert isinstance(engine.events[-2], events.CheckpointSaved)
     assert engine.events[-2].step - step.step <= 2
-    again = start("stopped")
+    again = start("stopped", total_epochs=2)
     assert again.end() == events.EXIT_SUCCEEDED
     assert min(again.losses()) == engine.events[-2].step + 1
 
 
 def test_a_second_engine_in_a_workspace_is_turned_away_or_waits(start) -> None:
-    first = start("shared")
+    first = start("shared", total_epochs=1)
     first.until(events.StageChanged)
-    second = start("shared")
+    second = start("shared", total_epochs=1)
     assert second.end() == events.EXIT_FAILED
     assert second.events[-1].code == "workspace_busy"
-    third = start("shared", "--lock-wait=60")
+    third = start("shared", "--lock-wait=60", total_epochs=1)
     first.until(events.Metric)
     first.process.kill()
     assert third.end() == events.EXIT_SUCCEEDED, third.error_text()
@@ -216,7 +216,7 @@ def pid_of_the_second(engine: Engine) -> int:
     return int(message.split()[-1])
 
 
-@pytest.mark.long  # minutes; that two processes train to the end is tested each day
+@pytest.mark.long  # minutes; that two processes compute what one does is tested each day, in test_micro_batches.py
 def test_a_killed_process_of_two_ends_the_run_as_crashed_and_the_next_goes_on_until_it_is_stopped(start) -> None:
     engine = start("two", "--processes=2", checkpoint_every_steps=1, total_epochs=1000)
     engine.until(events.CheckpointSaved, 2)
@@ -244,6 +244,7 @@ def test_a_killed_process_of_two_ends_the_run_as_crashed_and_the_next_goes_on_un
     assert last.step >= step.step
 
 
+@pytest.mark.long  # as above
 def test_processes_train_to_the_end_and_what_a_library_does_at_its_exit_makes_no_crash_of_it(
     start, hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,8 +133,8 @@ def hostile(kind: str, pair: dict[str, bytes], path: Path) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("text", "the generator's file is not a file of tensors"),
-        ("half", "it is damaged, incomplete"),
+        pytest.param("text", "the generator's file is not a file of tensors", marks=pytest.mark.long),
+        pytest.param("half", "it is damaged, incomplete", marks=pytest.mark.long),
         ("code", "contains code, which is never run"),
         ("bomb", "the file is compressed"),
         ("the other file", "these are v2 discriminators of width 24"),

@@ -97,7 +97,8 @@ def test_a_server_that_runs_moves_them_to_the_trash_by_itself(
     with serve(tmp_path, report_timeout_seconds=0.1) as live, live.client() as http:
         dataset_id = http.put("/v1/datasets/a/content", content=b"RIFF").json()["id"]
         make_orphans(tmp_path)
-        eventually(lambda: trash_of(tmp_path) == sorted(ORPHANS))
+        # On a slow machine also what the report works on, which has longer elsewhere.
+        eventually(lambda: set(trash_of(tmp_path)) >= set(ORPHANS))
         eventually(lambda: those_in(tmp_path) == [f"datasets/{dataset_id}"])  # when its report is written
 
 

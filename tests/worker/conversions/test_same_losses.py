@@ -2,6 +2,8 @@
 
 import shutil
 
+import pytest
+
 from rvc_engine.config import TrainingConfig
 from rvc_train.schemas.jobs import JobCreate
 from tests.programs import ROOT
@@ -19,6 +21,7 @@ CONFIG = TrainingConfig(
 )
 
 
+@pytest.mark.long  # minutes; a conversion is a process of its own, which test_conversions.py starts each day
 def test_losses_are_the_same_with_conversions_beside_the_training(studio, shop, recording):
     for path in sorted((ROOT / "samples").glob("*.flac"))[:8]:
         shutil.copy(path, shop.storage.dataset_folder(shop.dataset_id))
