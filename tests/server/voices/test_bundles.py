@@ -286,7 +286,13 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes], Any], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
+CHECKED_BY_THE_ENGINE = ("no model", "no index", "another width")
+"""With "code", which is tested each day: seconds each."""
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.long] * (kind in CHECKED_BY_THE_ENGINE)) for kind in HOSTILE]
+)
 def test_a_bundle_that_is_not_what_it_claims_is_refused_and_leaves_nothing(
     servers: tuple[Running, Running], clients: tuple[httpx.Client, httpx.Client], trained: str, kind: str
 ) -> None:
