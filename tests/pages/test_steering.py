@@ -151,7 +151,7 @@ def test_a_page_outlives_a_restart_of_the_server_and_misses_nothing(
     open_house.server = open_house.start_server()
     expect(page.locator("#connection")).to_be_hidden()
     expect(page.locator("#status")).to_have_text("Ready", timeout=40_000)
-    expect(page.locator("#log")).to_contain_text("the last words")
+    expect(page.locator("#log")).to_contain_text("the last words", timeout=40_000)
     expect(page.locator("#files tr")).to_have_count(2)
     told = [event.seq for event in open_house.client.events(job.id) if event.type not in {"progress", "metric"}]
     shown = page.locator("#events li").evaluate_all("(items) => items.map((item) => item.value).reverse()")

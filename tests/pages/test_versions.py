@@ -169,5 +169,5 @@ def test_a_bundle_is_taken_in_and_the_whole_voice_deleted(house: Any, visit: Any
     expect(page.locator("#take-in-fault")).to_be_visible(timeout=180_000)
     page.locator("#take-in").set_input_files(bundle)
     # Its weights are bytes of a test, which no server takes in as a voice.
-    expect(page.locator("#taking-in")).to_be_hidden(timeout=180_000)
-    expect(page.locator("#take-in-fault")).to_contain_text("in the bundle cannot be used", timeout=30_000)
+    expect(page.locator("#take-in-fault")).to_contain_text("in the bundle cannot be used", timeout=180_000)
+    expect(page.locator("#taking-in")).to_be_hidden()

@@ -33,15 +33,18 @@ export class Log {
   /** Show the log so far (the end of a long one), and what it grows by while the page is visible; `isOver()`: of the job. */
   start(isOver) {
     let isGone = false;
+    let wasOverBefore = false;
     repeat(async () => {
       const wasOver = isOver();
+      const isLast = wasOver && wasOverBefore; // a worker may write its last lines just after it has told the end
       try {
-        await this.load(wasOver);
+        await this.load(isLast);
       } catch (fault) {
         if (!(fault instanceof ApiError) || fault.status !== 404) throw fault;
         isGone = true;
       }
-      this.isComplete = wasOver;
+      this.isComplete = isLast;
+      wasOverBefore = wasOver;
     }, () => (isGone ? Infinity : this.isComplete ? 15 : 2));
   }
 

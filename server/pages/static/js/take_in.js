@@ -29,6 +29,7 @@ async function takeIn(file) {
   byId("taking-in").hidden = false;
   byId("taking-in-stop").hidden = false;
   let made = null;
+  let wrong = "";
   try {
     const id = await sending.run();
     if (id) {
@@ -39,13 +40,12 @@ async function takeIn(file) {
       sending.done();
     }
   } catch (error) {
-    if (error.name !== "AbortError") {
-      setText(byId("take-in-fault"), [error.message, ...(error.problem?.errors ?? []).map(({ detail }) => detail)].join(" – "));
-      byId("take-in-fault").hidden = false;
-    }
+    if (error.name !== "AbortError") wrong = [error.message, ...(error.problem?.errors ?? []).map(({ detail }) => detail)].join(" – ");
     if ([409, 410, 422].includes(error.status)) await sending.discard();
   }
-  sending = null;
+  sending = null; // from here on another file is taken in, which is what a fault makes people choose
   byId("taking-in").hidden = true;
+  setText(byId("take-in-fault"), wrong);
+  byId("take-in-fault").hidden = !wrong;
   if (made) location.assign(at(pageOf(made)));
 }
