@@ -87,6 +87,8 @@ class Ingestion(OwnerTurns):
         with read_session(self._engine) as session:
             upload_id = session.exec(_source(dataset.id)).first()
             twin = find_twin(session, Source(dataset.owner, dataset.sha256, dataset.zip_names))
+        if self._storage.fetched_folder(dataset.id).is_dir():
+            twin = None  # its recordings have names of their own
         with full_disk_as_no_space():
             if twin is None or not self._copy(twin, folder):
                 twin = None

@@ -48,7 +48,7 @@ class Source:
     check: Callable[[Mapping[str, str]], None] = lambda headers: None
     """Called with the headers before the body is received; may raise."""
     watch: Callable[[int, int | None], Awaitable[None]] = _nothing
-    """Called with the bytes received, and the file's where known, at the start and for each megabyte; may raise."""
+    """Called with the bytes received, and the file's where known, at the start and as they come; may raise."""
     trusted: str | None = None
     """Origin, such as `https://huggingface.co`, that the operator named: called whatever its address is."""
     token: str | None = field(default=None, repr=False)
@@ -87,8 +87,12 @@ async def download(source: Source, target: Path, max_bytes: int, settings: Serve
             timeout=IDLE_SECONDS, trust_env=False, follow_redirects=False, limits=limits
         ) as client:
             return await _follow(client, source, target, max_bytes, settings)
-    except httpx.TransportError as error:
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
         raise Interrupted(_unreachable(source.url, error)) from error
+    except httpx.TransportError as error:
+        raise Interrupted(
+            f"the download from {host_of(source.url)} broke off ({error or type(error).__name__}); try again"
+        ) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Refused(_unreachable(source.url, error)) from error
 
@@ -169,20 +173,23 @@ async def _receive(response: "httpx.Response", source: Source, target: Path, max
     total = start + int(announced) if announced.isdecimal() else None
     if total is not None and total > max_bytes:
         raise _too_large(max_bytes)
-    received, paced = start, (anyio.current_time(), start)
+    received, paced, buffer = start, (anyio.current_time(), start), bytearray()
     await source.watch(received, total)
     file = await on_disk(target.open, "ab")
     try:
-        async for block in response.aiter_raw(_BLOCK):
+        async for block in response.aiter_raw():
             received += len(block)
             if received > max_bytes:
                 raise _too_large(max_bytes)
-            await on_disk(file.write, block)
+            buffer += block
+            if len(buffer) >= _BLOCK:
+                data, buffer = bytes(buffer), bytearray()
+                await on_disk(file.write, data)
             await source.watch(received, total)
             paced = _checked_pace(paced, received)
     finally:
-        with anyio.CancelScope(shield=True):
-            await on_disk(_close, file)
+        with anyio.CancelScope(shield=True):  # what has come is kept, to go on from
+            await on_disk(_close, file, bytes(buffer))
     if total is not None and received != total:
         raise Interrupted(f"the download ended after {received} of {total} bytes; try again")
     await on_disk(_etag_file(target).unlink, True)
@@ -199,8 +206,9 @@ def _checked_pace(paced: tuple[float, int], received: int) -> tuple[float, int]:
     return anyio.current_time(), received
 
 
-def _close(file: BinaryIO) -> None:
-    file.close()
+def _close(file: BinaryIO, rest: bytes) -> None:
+    with file:
+        file.write(rest)
 
 
 def _etag_file(target: Path) -> Path:

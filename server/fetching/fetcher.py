@@ -30,6 +30,8 @@ logger = structlog.get_logger(__name__)
 NUM_FETCHING = 4
 POLL_SECONDS = 5.0
 REPORT_SECONDS = 1.0
+REPORT_BYTES = 16 << 20
+"""Bytes after which quota and disk are checked again for a download of unknown size."""
 RETRY_SECONDS = (1.0, 5.0, 15.0, 60.0, 300.0)
 """Waits between attempts that received nothing new; after the last one the dataset is invalid."""
 
@@ -51,6 +53,7 @@ class _Progress:
     dataset: Dataset
     files: list[FetchedFile] = field(default_factory=list)
     reported_at: float = -REPORT_SECONDS
+    reported_bytes: int = 0
     state: DatasetFetch = field(default_factory=DatasetFetch)
 
     @property
@@ -67,14 +70,15 @@ class _Progress:
             received_bytes=self.done_bytes + received,
             total_bytes=known,
         )
-        is_other = replace_bytes(state) != replace_bytes(self.state)
+        is_other = _without_bytes(state) != _without_bytes(self.state)
         self.state = state
+        is_other = is_other or received - self.reported_bytes >= REPORT_BYTES
         if is_other or anyio.current_time() - self.reported_at >= REPORT_SECONDS:
-            self.reported_at = anyio.current_time()
+            self.reported_at, self.reported_bytes = anyio.current_time(), received
             await to_write(self.fetches.report, self.dataset, state)
 
 
-def replace_bytes(state: DatasetFetch) -> DatasetFetch:
+def _without_bytes(state: DatasetFetch) -> DatasetFetch:
     """The state without the bytes received."""
     return state.model_copy(update={"received_bytes": 0})
 
