@@ -164,7 +164,7 @@ async def _check_status(response: "httpx.Response", url: str, target: Path) -> N
     if not response.is_success:
         raise Refused(f"{host_of(url)} answered {status}; check the address")
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
-        raise Refused(f"{host_of(url)} sends the file compressed, which was not asked for; give another address")
+        raise Refused(f"{host_of(url)} sends the file compressed, unasked; give another address")
 
 
 async def _receive(response: "httpx.Response", source: Source, target: Path, max_bytes: int) -> int:

@@ -119,7 +119,7 @@ def _files(answer: bytes, dataset: HubDataset) -> Mapping[str, int]:
 
 
 def _nothing(dataset: HubDataset, found: Mapping[str, int]) -> str:
-    where = f"{dataset.repo} at {dataset.revision}" + (f" under {dataset.path}" if dataset.path else "")
+    where = f"{SCHEME}datasets/{dataset.repo}@{dataset.revision}/{dataset.path}"
     if any(path.endswith((".parquet", ".arrow")) for path in found):
         return (
             f"{where} has its recordings inside tables (parquet), which this server does not read; take a dataset of "

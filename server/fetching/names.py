@@ -26,10 +26,9 @@ def check_type(url: str, headers: Mapping[str, str]) -> None:
     """Raise Refused for an answer that is a web page, a picture or something else without sound."""
     media_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if media_type.startswith(_OTHER_TYPES):
-        what = "a web page" if media_type.startswith(("text/html", "application/xhtml")) else "something else"
         raise Refused(
-            f"{host_of(url)} answers with {what} ({media_type}) in place of a recording or a zip; give the address of "
-            "the file itself, as its download link has it"
+            f"{host_of(url)} answers with {media_type}, not with a recording or a zip; give the address of the file "
+            "itself, as its download link has it, not that of a page that shows it"
         )
 
 
