@@ -105,14 +105,15 @@ class Client:
         """Have the server download a dataset from an address or several: zips, recordings, `hf://datasets/OWNER/NAME`.
 
         It is answered at once: `fetch` of the dataset has the progress, `status` the end, and `delete_dataset` cancels.
-        Repeated calls return the same dataset meanwhile. The other parameters are those of `upload_dataset`.
+        Each call downloads again, unless that is under way. The other parameters are those of `upload_dataset`.
         """
         body: dict[str, Any] = {"name": name, "urls": [urls] if isinstance(urls, str) else list(urls)}
         if zip_names is not None:
             body["zip_names"] = zip_names
         if consent is not None:
             body["consent"] = self._consent_body(consent, consent_document)
-        return self._transport.call("POST", "/v1/datasets", DatasetPublic, json=body, is_repeatable=True)
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        return self._transport.call("POST", "/v1/datasets", DatasetPublic, json=body, headers=headers)
 
     def set_consent(self, dataset_id: str, consent: ConsentCreate, document: Path | None = None) -> DatasetPublic:
         """Record the consent of a dataset's speaker, in place of the one before and its document."""

@@ -1,6 +1,6 @@
 // From recordings to a submitted job.
 
-import { all, get, retryUnreachable, post, ApiError, remove, withQuery } from "./api.js";
+import { all, freshKey, get, retryUnreachable, post, ApiError, remove, withQuery } from "./api.js";
 import { at, byId, h, keyed } from "./dom.js";
 import { showFetch, startAddresses } from "./new/addresses.js";
 import { Choices } from "./new/choices.js";
@@ -38,11 +38,6 @@ let sending = null;
 let retryOf = null;
 /** One for each submission: a double click, or a retry after a lost answer, creates no second job. */
 let idempotencyKey = freshKey();
-
-/** A unique key. (`crypto.randomUUID` is missing over plain http beyond loopback.) */
-function freshKey() {
-  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-}
 
 // --- recordings
 

@@ -1,6 +1,6 @@
 // Recordings by address: the server downloads them, also while this page is closed.
 
-import { post, remove, retryUnreachable, ApiError } from "../api.js";
+import { freshKey, post, remove, retryUnreachable, ApiError } from "../api.js";
 import { byId } from "../dom.js";
 import { proposedName } from "./names.js";
 import { attempt } from "../shell.js";
@@ -17,7 +17,8 @@ export function startAddresses(take, forget) {
       showFault(null);
       try {
         const body = { name: nameOf(urls), urls, zip_names: byId("zip-names").value };
-        const made = await retryUnreachable(() => post("/v1/datasets", body)); // repeating it gives the same dataset
+        const key = { "Idempotency-Key": freshKey() };
+        const made = await retryUnreachable(() => post("/v1/datasets", body, key));
         attempt(() => take(made));
       } catch (fault) {
         if (!(fault instanceof ApiError) || fault.status !== 422) throw fault;
