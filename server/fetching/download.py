@@ -4,6 +4,7 @@ A partial download lies at its target, with the server's strong ETag beside it a
 different files are never joined (RFC 9110, If-Range).
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,13 +102,19 @@ def _unreachable(url: str, error: Exception) -> str:
     return f"{host_of(url)} cannot be downloaded from ({error or type(error).__name__}); check the address"
 
 
+def check_form(url: str) -> None:
+    """Raise Refused for a URL that cannot be downloaded from, wherever its host is."""
+    with contextlib.suppress(ValueError):  # which `check_url` explains
+        if urlsplit(url).username is not None:
+            raise Refused("the URL contains a user name or password, which would be stored; remove it")
+    check_url(url)
+
+
 async def check_address(url: str, settings: ServerSettings, trusted: str | None = None) -> str:
     """The network address to connect to for a URL. Raises Refused for one that the server does not call."""
     import httpx
 
-    if urlsplit(url).username is not None:
-        raise Refused("the URL contains a user name or password, which would be stored; remove it")
-    check_url(url)
+    check_form(url)
     try:
         address = httpx.URL(url)
     except httpx.InvalidURL as error:

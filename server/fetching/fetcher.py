@@ -18,8 +18,8 @@ from server.datasets.ingest import FetchedFile, read_fetched, write_fetched
 from server.datasets.ingestion import Ingestion
 from server.errors import NoSpace, Refused
 from server.fetching import hub
-from server.fetching.download import Interrupted, Source, check_address, download, host_of
-from server.fetching.names import MAX_LENGTH, check_type, file_name, free_name
+from server.fetching.download import Interrupted, Source, check_address, check_form, download, host_of, origin_of
+from server.fetching.names import check_type, clean_path, file_name, free_name
 from server.fetching.service import DatasetDeleted, Fetches
 from server.http.threads import on_disk, to_write
 from server.settings import ServerSettings
@@ -192,7 +192,7 @@ class DatasetFetcher:
             if url.startswith(hub.SCHEME):
                 listed = await hub.list_recordings(hub.HubDataset.parse(url), folder, self._settings)
                 for each in listed:
-                    name = each.path[-2 * MAX_LENGTH :]
+                    name = clean_path(each.name)
                     found.append(FetchedFile(path="", url=each.url, name=name, size=each.size, is_of_hub=True))
             else:
                 found.append(FetchedFile(path="", url=url))
@@ -220,11 +220,15 @@ def _sha256(path: Path) -> str:
 
 async def check_addresses(urls: Sequence[str], settings: ServerSettings, pointers: Sequence[str]) -> None:
     """Refuse addresses that can be refused before anything is downloaded, each at its place in the request."""
+    checked: set[str] = set()
     for url, pointer in zip(urls, pointers, strict=True):
         try:
             if url.startswith(hub.SCHEME):
                 hub.HubDataset.parse(url)
-            else:
+                continue
+            check_form(url)
+            if origin_of(url) not in checked:  # a look-up for each host
                 await check_address(url, settings)
+                checked.add(origin_of(url))
         except Refused as error:
             raise Refused(str(error), pointer) from error

@@ -22,7 +22,7 @@ from server.http.threads import on_disk
 from server.settings import ServerSettings
 
 SCHEME = "hf://"
-_ADDRESS = re.compile(r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[^/]+))?(/(?P<path>.*))?", re.ASCII)
+_ADDRESS = re.compile(r"hf://datasets/(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^/]+))?(/(?P<path>.*))?", re.ASCII)
 _MAX_PAGES = 50
 _MAX_LIST_BYTES = 16 << 20
 _NEXT = re.compile(r'<(?P<url>[^<>]+)>\s*;\s*rel="?next"?')
@@ -33,8 +33,8 @@ class HubFile:
     """A file of a dataset on the hub."""
 
     url: str
-    path: str
-    """Within the repository."""
+    name: str
+    """Its path within the folder that was asked for."""
     size: int
 
 
@@ -61,6 +61,10 @@ class HubDataset:
     def has(self, path: str) -> bool:
         """Whether a file of the repository belongs to it."""
         return not self.path or path == self.path or path.startswith(f"{self.path}/") or fnmatchcase(path, self.path)
+
+    def name_of(self, path: str) -> str:
+        """The path of a file within the folder that this is; of all or a pattern, within the repository."""
+        return path.rpartition("/")[2] if path == self.path else path.removeprefix(f"{self.path}/")
 
 
 def source(url: str) -> Source:
@@ -100,7 +104,7 @@ async def list_recordings(dataset: HubDataset, folder: Path, settings: ServerSet
     if not recordings:
         raise Refused(_nothing(dataset, found))
     base = f"{_endpoint()}/datasets/{dataset.repo}/resolve/{revision}"
-    return [HubFile(f"{base}/{quote(path)}", path, found[path]) for path in recordings]
+    return [HubFile(f"{base}/{quote(path)}", dataset.name_of(path), found[path]) for path in recordings]
 
 
 def _files(answer: bytes, dataset: HubDataset) -> Mapping[str, int]:

@@ -10,6 +10,7 @@ from server.errors import Refused
 from server.fetching.download import host_of
 
 MAX_LENGTH = 100
+MAX_PATH_LENGTH = 250
 _OTHER_TYPES: tuple[str, ...] = (
     "text/",
     "image/",
@@ -38,9 +39,17 @@ def file_name(url: str, final_url: str, headers: Mapping[str, str]) -> str:
     message["Content-Disposition"] = headers.get("Content-Disposition", "")
     ends = [unquote(urlsplit(each).path.rpartition("/")[2]) for each in (url, final_url)]
     named = [name for name in [message.get_filename() or "", *ends] if PurePosixPath(name).suffix]
-    name = (named or [end for end in ends if end] or ["recording"])[0].replace("\\", "/").rpartition("/")[2]
-    name = storable(name)
-    name = "".join(letter if letter.isprintable() else "_" for letter in name)
+    return _cleaned((named or [end for end in ends if end] or ["recording"])[0].replace("\\", "/").rpartition("/")[2])
+
+
+def clean_path(path: str) -> str:
+    """A path of a hub as the name of a recording: folders and a file that every file system can store."""
+    parts = [_cleaned(part) for part in path.split("/") if part not in {"", ".", ".."}]
+    return name if len(name := "/".join(parts)) <= MAX_PATH_LENGTH else parts[-1]
+
+
+def _cleaned(name: str) -> str:
+    name = "".join(letter if letter.isprintable() else "_" for letter in storable(name))
     suffix = PurePosixPath(name).suffix[:20]
     return name if len(name) <= MAX_LENGTH else name[: MAX_LENGTH - len(suffix)] + suffix
 
