@@ -170,7 +170,9 @@ async function use(found) {
     if (dataset?.id !== id || !isUnderWay(dataset)) break;
     await new Promise((resolve) => { setTimeout(resolve, 700); });
     if (dataset?.id !== id) return;
-    const newer = await retryUnreachable(() => get(`/v1/datasets/${id}`));
+    const newer = await retryUnreachable(() => get(`/v1/datasets/${id}`)).catch((fault) => {
+      if (dataset?.id === id) throw fault; // else it was cancelled meanwhile
+    });
     if (dataset?.id !== id) return;
     dataset = newer;
   }

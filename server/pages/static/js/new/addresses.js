@@ -42,9 +42,13 @@ function showFault(text) {
 /** The progress of a dataset's download; hidden when there is none, as for `null`. */
 export function showFetch(dataset) {
   const fetch = dataset?.fetch;
-  byId("fetching").hidden = !fetch;
-  byId("drop").hidden = Boolean(fetch);
-  if (!fetch) return;
+  if (!fetch) {
+    if (!byId("fetching").hidden) byId("drop").hidden = false;
+    byId("fetching").hidden = true;
+    return;
+  }
+  byId("fetching").hidden = false;
+  byId("drop").hidden = true;
   byId("fetching-cancel").dataset.id = dataset.id;
   byId("fetching-name").textContent = dataset.name;
   const { received_bytes: received, total_bytes: total, num_files: files, num_fetched: done } = fetch;
