@@ -75,7 +75,7 @@ class _Progress:
         is_other = is_other or received - self.reported_bytes >= REPORT_BYTES
         if is_other or anyio.current_time() - self.reported_at >= REPORT_SECONDS:
             self.reported_at, self.reported_bytes = anyio.current_time(), received
-            await to_write(self.fetches.report, self.dataset, state)
+            await to_write(self.fetches.report, self.dataset, state, self.done_bytes + max(received, total or 0))
 
 
 def _without_bytes(state: DatasetFetch) -> DatasetFetch:

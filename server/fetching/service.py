@@ -92,12 +92,12 @@ class Fetches:
             dataset = session.get(Dataset, dataset_id)
             return dataset is not None and dataset.deleted_at is None and dataset.status == DatasetStatus.INGESTING
 
-    def report(self, dataset: Dataset, progress: DatasetFetch) -> None:
-        """Record the progress of a download, and reserve what it turns out to need.
+    def report(self, dataset: Dataset, progress: DatasetFetch, needed: int) -> None:
+        """Record the progress of a download, and reserve the bytes that it turns out to need.
 
         Raises DatasetDeleted, NoSpace, StorageQuotaExceeded.
         """
-        needed = max(progress.received_bytes, progress.total_bytes or 0)
+        needed = max(needed, progress.total_bytes or 0)
         fetch = {"urls": (dataset.fetch or {})["urls"], **progress.model_dump()}
         with write_session(self._engine) as session:
             reserved = self._reserve(session, dataset.id, needed)
