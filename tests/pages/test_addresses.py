@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.web_files import WebFile, WebFiles, web_files
 
+PHONE = {"width": 390, "height": 844}
 SLOW = 60_000
 SAMPLES = Path(__file__).parents[2] / "samples"
 
@@ -56,8 +57,10 @@ def test_recordings_are_downloaded_from_addresses_through_a_reload_or_cancelled(
     expect(page.locator("#report-state")).to_have_text("Being downloaded")
     expect(page.locator("#drop")).to_be_hidden()
     visitor.check_accessible("new voice, while recordings are downloaded")
+    page.set_viewport_size(PHONE)
     page.reload()
     expect(page.locator("#fetching-state")).to_contain_text("1 of 2 files")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     gate.set()
     expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
     expect(page.locator("#fetching")).to_be_hidden()
