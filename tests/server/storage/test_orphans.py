@@ -32,6 +32,7 @@ from server.storage.trash import Trash
 NAMES = {
     "datasets": "ds_" + "0" * 32,
     "consents": "ds_" + "0" * 32,
+    "fetched": "ds_" + "0" * 32,
     "cache": "ds_" + "0" * 32,
     "jobs": "job_" + "0" * 32,
     "base-weights": "bw_" + "0" * 32,
