@@ -58,6 +58,8 @@ from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
+from server.fetching.fetcher import DatasetFetcher
+from server.fetching.service import Fetches
 from server.http import threads
 from server.http.problem_details import install
 from server.http.query_parameters import QueryParameters
@@ -226,10 +228,11 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
         start()
     logger.info("the server is ready", data_folder=str(context.storage.root))
     try:
-        async with anyio.create_task_group() as deliveries:
-            deliveries.start_soon(deliverer.run)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(deliverer.run)
+            tasks.start_soon(context.fetcher.run)
             yield
-            deliveries.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
     finally:
         context.stopping.set()
         with anyio.move_on_after(STOP_SECONDS):
@@ -276,6 +279,8 @@ def _build_context(settings: ServerSettings) -> AppContext:
     dataset_validator = DatasetValidator(dataset_service, storage, settings, leadership.is_leading)
     reservations = Reservations(storage, settings, utc_now)
     admissions = Admissions(engine, storage, settings, reservations, quotas, utc_now)
+    ingestions = Ingestion(dataset_service, admissions, job_service, storage, dataset_validator, leadership.is_leading)
+    fetches = Fetches(engine, storage, settings, admissions, reservations, quotas)
     bootstrap_token = None if settings.token is None else settings.token.get_secret_value()
     tokens = TokenService(engine, utc_now, bootstrap_token, settings.session_hours)
     link_service = LinkService(engine, utc_now)
@@ -294,9 +299,9 @@ def _build_context(settings: ServerSettings) -> AppContext:
         datasets=dataset_service,
         consents=Consents(engine, storage),
         admissions=admissions,
-        ingestion=Ingestion(
-            dataset_service, admissions, job_service, storage, dataset_validator, leadership.is_leading
-        ),
+        ingestion=ingestions,
+        fetches=fetches,
+        fetcher=DatasetFetcher(fetches, ingestions, storage, settings, leadership.is_leading),
         uploads=UploadService(engine, storage, settings, reservations, quotas),
         upload_locks=UploadLocks(),
         webhooks=WebhookService(engine, utc_now),

@@ -26,6 +26,8 @@ from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
+from server.fetching.fetcher import DatasetFetcher
+from server.fetching.service import Fetches
 from server.http.query_parameters import QueryParameters
 from server.http.rate_limit import OpenLimit
 from server.http.sse import SseResponder
@@ -65,6 +67,8 @@ class AppContext:
     consents: Consents
     admissions: Admissions
     ingestion: Ingestion
+    fetches: Fetches
+    fetcher: DatasetFetcher
     uploads: UploadService
     upload_locks: UploadLocks
     webhooks: WebhookService

@@ -122,7 +122,7 @@ class ServerSettings(BaseSettings):
     public_url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+(/[^\s]*)?$")
     """Address of the server for its users, such as `https://voices.example`. None: webhooks' messages have paths."""
     outbound_networks: Annotated[tuple[Network, ...], NoDecode] = ()
-    """Networks that webhooks and downloads of base weights may call beside public addresses, separated by commas:
+    """Networks that webhooks and downloads from users' addresses may call beside public addresses, separated by commas:
     `10.1.0.0/16, 127.0.0.1`."""
     webhook_poll_seconds: float = Field(default=1, gt=0)
     """Interval between queries for webhook messages to send."""

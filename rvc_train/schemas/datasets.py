@@ -120,7 +120,7 @@ class DatasetStatus(StrEnum):
     """Status of a dataset."""
 
     INGESTING = "ingesting"
-    """Its recordings are being unpacked; jobs may be submitted, and wait."""
+    """Its recordings are being downloaded or unpacked; jobs may be submitted, and wait."""
     VALIDATING = "validating"
     READY = "ready"
     INVALID = "invalid"
@@ -132,6 +132,7 @@ def check_code(code: str) -> str:
 
 
 MAX_WITHOUT = 10_000
+MAX_URLS = 100
 
 ZIP_NAMES = f"Code page of names in zips that are not in UTF-8: `{AUTO}`, or one of {', '.join(CODES)}."
 ZipNames = Annotated[str, Field(max_length=40, description=ZIP_NAMES), AfterValidator(check_code)]
@@ -152,8 +153,11 @@ class ConsentCreate(RequestModel):
     """File name of the document."""
 
 
+Url = Annotated[str, Field(min_length=1, max_length=4000)]
+
+
 class DatasetCreate(RequestModel):
-    """Request to make a dataset: from a complete upload, from bytes that the server already has, or from a dataset."""
+    """Request to make a dataset: from a complete upload, from addresses, or from what the server has already."""
 
     name: str = Field(min_length=1, max_length=200)
     """Name of the dataset."""
@@ -161,6 +165,11 @@ class DatasetCreate(RequestModel):
     """Id of the upload, the end of its `Location`."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """Hash of a zip or a recording that was uploaded before."""
+    url: Url | None = None
+    """Address of a zip or a recording, which the server downloads: http, https, or a dataset on a Hugging Face hub as
+    `hf://datasets/OWNER/NAME`, with `@REVISION` and a folder, a file or a pattern such as `/train/*.wav` if needed."""
+    urls: list[Url] = Field(default=[], max_length=MAX_URLS)
+    """Several of them, which make one dataset."""
     dataset_id: str | None = Field(default=None, max_length=64)
     """Id of a dataset, of which the new one has all recordings but those in `without`."""
     without: list[Annotated[str, Field(max_length=400)]] = Field(default=[], max_length=MAX_WITHOUT)
@@ -172,11 +181,23 @@ class DatasetCreate(RequestModel):
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
-        if [self.upload_id, self.sha256, self.dataset_id].count(None) != 2:
-            raise ValueError("give one of upload_id, sha256 and dataset_id")
+        if [self.upload_id, self.sha256, self.dataset_id, self.url, self.urls or None].count(None) != 4:
+            raise ValueError("give one of upload_id, sha256, dataset_id, url and urls")
         if (self.dataset_id is None) == bool(self.without):
             raise ValueError("give dataset_id with the names of the recordings to leave out in without")
         return self
+
+
+class DatasetFetch(ResponseModel):
+    """Progress of the download of a dataset."""
+
+    num_files: int | None = None
+    """Number of its files; null until a hub has listed them."""
+    num_fetched: int = 0
+    """Number of those that are complete."""
+    received_bytes: int = 0
+    total_bytes: int | None = None
+    """Bytes of all files; null until they are known."""
 
 
 class DatasetPublic(SizedModel):
@@ -188,8 +209,11 @@ class DatasetPublic(SizedModel):
     status: DatasetStatus
     reason: str | None
     """Reason why it is invalid, or why its ingestion waits, in a sentence."""
+    fetch: DatasetFetch | None = None
+    """Progress while the server downloads it, before its recordings are unpacked; null for others, and afterwards."""
     sha256: str
-    """Hash of the uploaded bytes; of a derived dataset, a digest of its origin's and the names that are left out."""
+    """Hash of the uploaded or downloaded bytes; of several downloads a digest of their hashes and names, of a derived
+    dataset one of its origin's and the names that are left out. It changes when a download is complete."""
     derived_from: str | None = None
     """Id of the dataset of which it has all recordings but some, and which may have been deleted."""
     zip_names: str = AUTO

@@ -94,6 +94,27 @@ class Client:
                 made["consent"] = self._consent_body(consent, consent_document)
             return upload(self._transport, file, made, report_progress, self._memory or upload_cache())
 
+    def fetch_dataset(
+        self,
+        urls: str | Sequence[str],
+        name: str,
+        zip_names: str | None = None,
+        consent: ConsentCreate | None = None,
+        consent_document: Path | None = None,
+    ) -> DatasetPublic:
+        """Have the server download a dataset from an address or several: zips, recordings, `hf://datasets/OWNER/NAME`.
+
+        It is answered at once: `fetch` of the dataset has the progress, `status` the end, and `delete_dataset` cancels.
+        Each call downloads again, unless that is under way. The other parameters are those of `upload_dataset`.
+        """
+        body: dict[str, Any] = {"name": name, "urls": [urls] if isinstance(urls, str) else list(urls)}
+        if zip_names is not None:
+            body["zip_names"] = zip_names
+        if consent is not None:
+            body["consent"] = self._consent_body(consent, consent_document)
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        return self._transport.call("POST", "/v1/datasets", DatasetPublic, json=body, headers=headers)
+
     def set_consent(self, dataset_id: str, consent: ConsentCreate, document: Path | None = None) -> DatasetPublic:
         """Record the consent of a dataset's speaker, in place of the one before and its document."""
         body = self._consent_body(consent, document)

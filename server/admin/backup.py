@@ -88,7 +88,7 @@ def _copy_database(source: Path, target: Path) -> None:
 def _files(storage: Storage) -> Iterator[Path]:
     """Files to back up, relative to the root: all but workspaces, stage results and published weights."""
     yield from _files_below(storage.root, storage.root / INSTANCE_FILE)
-    for folder in ("datasets", "consents", "base-weights", "conversions", "uploads"):
+    for folder in ("datasets", "consents", "fetched", "base-weights", "conversions", "uploads"):
         yield from _files_below(storage.root, storage.root / folder)
     for job in sorted((storage.root / "jobs").glob("*_*")):
         for part in sorted(job.iterdir()):

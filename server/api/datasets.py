@@ -31,6 +31,7 @@ from server.database.tables import Dataset, Upload
 from server.datasets.admission import is_ingestion_refused
 from server.datasets.service import checked_name
 from server.errors import Conflict, NotFound, Refused, UploadRefused, UploadTooLarge
+from server.fetching.fetcher import check_addresses
 from server.http.downloads import content_disposition, file_response
 from server.http.lists import Cursors, Limit
 from server.http.problem_details import documented
@@ -122,7 +123,9 @@ async def _admitted(
     """
     dataset, is_new = await run_sync(admit, limiter=context.admitting)
     context.ingestion.wake()
-    if (dataset.stored_bytes or 0) <= SMALL_BYTES:
+    if dataset.fetch is not None:
+        context.fetcher.wake()
+    elif (dataset.stored_bytes or 0) <= SMALL_BYTES:
         with anyio.move_on_after(WAIT_SECONDS):
             dataset = await _ingested(context, dataset)
     if is_ingestion_refused(dataset):
@@ -160,29 +163,28 @@ def _check_size(size: int, context: AppContext) -> None:
     "",
     operation_id="datasets_create",
     status_code=201,
-    responses=documented(
-        404,
-        409,
-        410,
-        413,
-        422,
-        507,
-        also=_ADMITTED,
-    ),
+    responses=documented(404, 409, 410, 413, 422, 507, also=_ADMITTED),
 )
 @requires(Scope.SUBMIT)
 async def create_dataset(request: DatasetCreate, response: Response, context: Context) -> DatasetPublic:
-    """Create a dataset from a complete upload, or from what the server has already in another dataset.
+    """Create a dataset from a complete upload, from addresses, or from what the server has in another dataset.
 
     Repeating it gives the same dataset. A large one is `ingesting` at first. With `sha256` nothing needs to be sent;
     404 means that the server does not have these bytes yet. With `dataset_id` it has the recordings of that dataset but
-    those in `without`; the files are shared.
+    those in `without`; the files are shared. With `url` or `urls` the server downloads it: `fetch` has the progress,
+    deleting the dataset cancels it, and what goes wrong makes it `invalid` with a reason.
     """
     principal = require_principal()
+    urls = request.urls if request.url is None else [request.url]
+    if urls:
+        pointers = [f"/urls/{place}" for place in range(len(urls))] if request.url is None else ["/url"]
+        await check_addresses(urls, context.settings, pointers)
     if request.upload_id is not None:
         services, visible_owner = (context.datasets, context.admissions), principal.visible_owner
         source = (request.name, request.upload_id, request.zip_names)
         admit = partial(context.uploads.make_dataset, *services, visible_owner, *source)
+    elif urls:
+        admit = partial(context.fetches.admit, principal.owner, request.name, urls, request.zip_names)
     elif request.dataset_id is not None:
         derived = (request.name, request.dataset_id, request.without)
         admit = partial(context.admissions.admit_derived, principal.visible_owner, *derived)

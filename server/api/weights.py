@@ -23,11 +23,11 @@ from rvc_train.schemas.administration import (
 )
 from rvc_train.schemas.base import Page
 from server.api.authorization import OwnerFilter, require_principal, requires
-from server.base_weights.fetching import fetch
 from server.base_weights.service import MAX_BYTES, base_weights_public
 from server.context import AppContext, Context
 from server.database.tables import BaseWeights
 from server.errors import Conflict
+from server.fetching.download import fetch
 from server.http.lists import MAX_LONG_LIMIT, Cursors, Limit, LongLimit
 from server.http.problem_details import documented
 from server.http.threads import on_disk, to_write

@@ -44,7 +44,7 @@ class Dataset(Table, table=True):
     """Recordings of one voice. Immutable once ingested; a deleted dataset keeps its row, but no file.
 
     While it is `ingesting`, its bytes are those of the upload that is `admitting`, or another dataset's of its sha256,
-    or those of the dataset that it is derived from.
+    or those of the dataset that it is derived from, or downloads, which come first.
     """
 
     __tablename__ = "datasets"
@@ -62,7 +62,11 @@ class Dataset(Table, table=True):
     reason: str | None = None
     """Reason why it is invalid, or why its ingestion waits."""
     sha256: str
-    """Hash of the upload; of a derived dataset a digest of its origin's and the names that it is without."""
+    """Hash of the upload or the download; of several downloads a digest of their hashes and names, of a derived dataset
+    one of its origin's and the names that it is without, and while it is downloaded one of its addresses."""
+    fetch: dict[str, Any] | None = Field(default=None, sa_column=nullable_json())
+    """While it is downloaded: `urls`, and the fields of `rvc_train.schemas.datasets.DatasetFetch`. The addresses, which
+    may be secrets, are not kept any longer."""
     derived_from: str | None = None
     """Id of the dataset that it is made of, by leaving recordings out."""
     without: list[str] | None = Field(default=None, sa_column=nullable_json())

@@ -95,8 +95,8 @@ class Admissions:
             if same is not None and is_stored:
                 dataset = same
             elif path.exists():
-                dataset = same or self._new(dataset_id, source, name, upload.length)
-                self._have_ingested(session, dataset, num_bytes)
+                dataset = same or self.new(dataset_id, source, name, upload.length)
+                self.have_ingested(session, dataset, num_bytes)
             else:
                 raise Gone(f"the file of the upload {upload.id} is missing; start a new one")
         if is_stored:
@@ -116,8 +116,8 @@ class Admissions:
             if twin is None:
                 raise NotFound("no dataset with these bytes is stored; upload them")
             num_bytes = twin.size if twin.stored_bytes is None else twin.stored_bytes
-            dataset = same or self._new(new_id("ds"), source, name, twin.size)
-            self._have_ingested(session, dataset, num_bytes)
+            dataset = same or self.new(new_id("ds"), source, name, twin.size)
+            self.have_ingested(session, dataset, num_bytes)
             return dataset, True
 
     def admit_derived(
@@ -139,9 +139,9 @@ class Admissions:
             same = find_same(session, source, name)
             if same is not None and not is_ingestion_refused(same):
                 return same, False
-            dataset = same or self._new(new_id("ds"), source, name, num_bytes)
+            dataset = same or self.new(new_id("ds"), source, name, num_bytes)
             dataset.derived_from, dataset.without = origin.id, names
-            self._have_ingested(session, dataset, num_bytes)
+            self.have_ingested(session, dataset, num_bytes)
             inherit_consent(session, self._storage, origin.id, dataset)
             return dataset, True
 
@@ -214,11 +214,12 @@ class Admissions:
             raise NotFound(f"there is no upload {upload_id}")
         return dataset
 
-    def _new(self, dataset_id: str, source: Source, name: str, size: int) -> Dataset:
+    def new(self, dataset_id: str, source: Source, name: str, size: int) -> Dataset:
+        """A row for a dataset without recordings."""
         now = self._clock()
         return Dataset(id=dataset_id, name=name, size=size, num_files=0, created_at=now, **asdict(source))
 
-    def _have_ingested(self, session: Session, dataset: Dataset, num_bytes: int) -> None:
+    def have_ingested(self, session: Session, dataset: Dataset, num_bytes: int) -> None:
         """Reserve room for a dataset, a new one or one that was refused before, and mark it for ingestion."""
         self._reservations.check(session, num_bytes)
         self._quotas.check_bytes(session, dataset.owner, num_bytes)

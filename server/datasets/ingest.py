@@ -7,14 +7,18 @@ in the report. Links are never followed. What zips are rejected: `zips.py`.
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from rvc_engine.audio.file_rules import LeftOut, left_out_text
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from rvc_engine.audio.file_rules import ZIP, LeftOut, left_out, left_out_text
 from rvc_engine.audio.recordings import MANIFEST, list_dataset
 from rvc_engine.names.code_pages import AUTO
+from rvc_engine.workspace.atomic_files import write_atomically
 from server.datasets.zips import Member, UnpackLimits, ZipContent, ZipReader
 from server.errors import UploadRefused, UploadTooLarge
 from server.storage.local import link_or_copy
@@ -30,6 +34,29 @@ OTHER_ARCHIVE_MAGICS = (
     b"\xfd7zXZ\x00",
     b"\x28\xb5\x2f\xfd",
 )
+
+
+FETCHED = "files.json"
+"""List of the files in a folder of downloads."""
+
+
+class FetchedFile(BaseModel):
+    """A file that is downloaded, in a folder of such ones."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    path: str
+    """Its own name there."""
+    url: str
+    name: str = ""
+    """Name of the recording or zip, with "/" between folders; of one that is not complete perhaps empty."""
+    size: int | None = None
+    is_of_hub: bool = False
+    sha256: str | None = None
+    """None: not complete yet."""
+
+
+_FETCHED_LIST = TypeAdapter(list[FetchedFile])
 
 
 @dataclass(frozen=True)
@@ -82,6 +109,54 @@ def ingest(
     notes = [f"left out: {left_out_text(others)}; the report names all"] if others else []
     notes = [*content.notes, *notes]
     return IngestResult(len(stored), sum(path.stat().st_size for path in folder.iterdir()), notes)
+
+
+def ingest_fetched(
+    fetched: Path,
+    folder: Path,
+    limits: UnpackLimits,
+    check: Callable[[], None] = lambda: None,
+    zip_names: str = AUTO,
+) -> IngestResult:
+    """Ingest the downloaded files of a folder as one dataset. Of several, each zip has a folder with its name.
+
+    `check`, `zip_names` and errors: as for `ingest`.
+    """
+    files, stored, others, notes = read_fetched(fetched), list[tuple[str, str]](), list[LeftOut](), list[str]()
+    folder.mkdir(parents=True)
+    for number, file in enumerate(files, 1):
+        rule = left_out(file.name)
+        if len(files) > 1 and rule is not None and rule.code != ZIP:
+            others.append(rule)
+            continue
+        part = folder.with_name(f"{folder.name}-{number}")
+        left = limits.less(len(stored), sum(path.stat().st_size for path in folder.iterdir()))
+        result = ingest(fetched / file.path, file.name, part, left, check, zip_names)
+        made = list_dataset(part)
+        inside = (
+            f"{PurePosixPath(file.name).with_suffix('')}/" if len(files) > 1 and _is_zip(fetched / file.path) else ""
+        )
+        for recording in made.recordings:
+            path = f"{len(stored) + 1:06d}{recording.path.suffix}"
+            recording.path.rename(folder / path)
+            stored.append((path, inside + recording.name))
+        others += [replace(other, name=inside + other.name) for other in made.left_out]
+        notes += [f"{inside}: {note}" if inside else note for note in result.notes]
+        shutil.rmtree(part)
+    if not stored:
+        raise UploadRefused(f"none of the files is a recording or a zip. Left out: {left_out_text(others)}")
+    _write_manifest(folder, stored, others)
+    return IngestResult(len(stored), sum(path.stat().st_size for path in folder.iterdir()), notes)
+
+
+def write_fetched(folder: Path, files: Sequence[FetchedFile]) -> None:
+    """Keep the list of the downloaded files of a folder."""
+    write_atomically(folder / FETCHED, _FETCHED_LIST.dump_json(list(files)))
+
+
+def read_fetched(folder: Path) -> list[FetchedFile]:
+    """The downloaded files of a folder. Raises FileNotFoundError without their list."""
+    return _FETCHED_LIST.validate_json((folder / FETCHED).read_bytes())
 
 
 def derive(

@@ -20,7 +20,7 @@ from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Upload, UploadState, change_upload
 from server.datasets.admission import Admissions, Source, find_twin, full_disk_as_no_space
-from server.datasets.ingest import IngestResult, derive, ingest
+from server.datasets.ingest import IngestResult, derive, ingest, ingest_fetched
 from server.datasets.service import DatasetService
 from server.datasets.turns import OwnerTurns
 from server.errors import NoSpace, NotFound, Refused, UploadRefused
@@ -75,7 +75,7 @@ class Ingestion(OwnerTurns):
         except (NotFound, Stopped):
             pass
         except Refused as error:
-            self._refuse(dataset_id, str(error))
+            self.refuse(dataset_id, str(error))
         except (NoSpace, OSError) as error:
             self._postpone(dataset_id, error)
         finally:
@@ -87,6 +87,8 @@ class Ingestion(OwnerTurns):
         with read_session(self._engine) as session:
             upload_id = session.exec(_source(dataset.id)).first()
             twin = find_twin(session, Source(dataset.owner, dataset.sha256, dataset.zip_names))
+        if self._storage.fetched_folder(dataset.id).is_dir():
+            twin = None  # its recordings have names of their own
         with full_disk_as_no_space():
             if twin is None or not self._copy(twin, folder):
                 twin = None
@@ -100,10 +102,14 @@ class Ingestion(OwnerTurns):
             self._finish(session, dataset.id, result, twin)
         if upload_id is not None:
             self._storage.upload_file(upload_id).unlink(missing_ok=True)
+        shutil.rmtree(self._storage.fetched_folder(dataset.id), ignore_errors=True)
         logger.info("dataset ingested", dataset_id=dataset.id, num_files=result.num_files)
 
     def _made(self, upload_id: str | None, dataset: Dataset, folder: Path) -> IngestResult:
-        """Write the recordings of an upload, or those of the dataset that it is derived from. Raises UploadRefused."""
+        """Write the recordings: of an upload, of downloads, or of the dataset that it is derived from.
+
+        Raises UploadRefused.
+        """
         deleted = UploadRefused("the recordings were deleted before they could be copied; upload them again")
         if dataset.derived_from is not None:
             source = self._storage.dataset_folder(dataset.derived_from)
@@ -113,10 +119,12 @@ class Ingestion(OwnerTurns):
             except (FileNotFoundError, InvalidDataset, NotFound) as error:
                 raise deleted from error
             return replace(made, notes=origin.notes)
+        limits, fetched = self._admissions.limits(), self._storage.fetched_folder(dataset.id)
+        if fetched.is_dir():
+            return ingest_fetched(fetched, folder, limits, self._check_stopping, dataset.zip_names)
         upload = None if upload_id is None else self._storage.upload_file(upload_id)
         if upload is None or not upload.exists():
             raise deleted
-        limits = self._admissions.limits()
         return ingest(upload, dataset.name, folder, limits, self._check_stopping, dataset.zip_names)
 
     def _copy(self, twin: Dataset, folder: Path) -> bool:
@@ -143,17 +151,22 @@ class Ingestion(OwnerTurns):
         if twin is not None and is_changed and twin.status != DatasetStatus.VALIDATING:
             self._jobs.finish_dataset_validation(session, dataset_id, twin.reason)
 
-    def _refuse(self, dataset_id: str, reason: str) -> None:
-        """Make a dataset invalid. Its upload is whole, and can be tried again when the server's limits have changed."""
+    def refuse(self, dataset_id: str, reason: str) -> None:
+        """Make a dataset invalid. Its upload is whole, and can be tried again when the server's limits have changed.
+
+        What was downloaded for it is deleted.
+        """
         logger.info("dataset not ingested", dataset_id=dataset_id, reason=reason)
         report = DatasetReport(usable=False, reason=reason).model_dump(mode="json")
         values = {"status": DatasetStatus.INVALID, "reason": reason, "report": report, "stored_bytes": 0}
+        values["fetch"] = None
         with write_session(self._engine) as session:
             if (upload_id := session.exec(_source(dataset_id)).first()) is not None:
                 refused = {"state": UploadState.REFUSED, "dataset_id": None}
                 change_upload(session, upload_id, (UploadState.ADMITTING,), **refused)
             if self._change(session, dataset_id, values):
                 self._jobs.finish_dataset_validation(session, dataset_id, reason)
+        shutil.rmtree(self._storage.fetched_folder(dataset_id), ignore_errors=True)
 
     def _postpone(self, dataset_id: str, error: Exception) -> None:
         """Try again later; the dataset has the reason."""

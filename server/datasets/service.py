@@ -95,17 +95,25 @@ class DatasetService:
 
     def delete_leftovers(self) -> None:
         """Delete the files of datasets whose deletion was interrupted."""
-        present = {path.name for kind in ("datasets", "consents", "cache") for path in self._storage.entries(kind)}
+        present = {
+            path.name for kind in ("datasets", "consents", "fetched", "cache") for path in self._storage.entries(kind)
+        }
         with read_session(self._engine) as session:
             deleted = session.exec(select(Dataset.id).where(col(Dataset.deleted_at).is_not(None))).all()
         for dataset_id in present.intersection(deleted):
             self._storage.delete_dataset(dataset_id)
 
     def oldest_by_owner(self, status: DatasetStatus, but: Collection[str] = ()) -> dict[str, str]:
-        """Id of each owner's oldest dataset of a status, by owner; `but`: ids that are left out."""
+        """Id of each owner's oldest dataset of a status, by owner; `but`: ids that are left out.
+
+        Those that are being downloaded are left out too.
+        """
         with read_session(self._engine) as session:
             query = select(Dataset.owner, sa.func.min(Dataset.id)).where(
-                Dataset.status == status, col(Dataset.deleted_at).is_(None), col(Dataset.id).not_in(but)
+                Dataset.status == status,
+                col(Dataset.deleted_at).is_(None),
+                col(Dataset.fetch).is_(None),
+                col(Dataset.id).not_in(but),
             )
             return dict(session.exec(query.group_by(col(Dataset.owner))).all())
 

@@ -54,6 +54,11 @@ class UnpackLimits:
     free_bytes: int
     """Free disk space available for the recordings."""
 
+    def less(self, num_files: int, num_bytes: int) -> "UnpackLimits":
+        """What is left of the limits after so many files and bytes."""
+        most = {"max_files": self.max_files - num_files, "max_unpacked_bytes": self.max_unpacked_bytes - num_bytes}
+        return replace(self, **most)
+
 
 @dataclass(frozen=True)
 class Member:

@@ -11,6 +11,7 @@
         events.spool                         events that wait for the database
     jobs/<job id>/artifacts/, checkpoints/<token>/     the same before schema 0014; only read and deleted
     consents/<dataset id>/<sha256>       document of the consent to a dataset's recordings
+    fetched/<dataset id>/                downloads that a dataset is made of, until it is ingested
     cache/<dataset id>/                  stage results shared by the dataset's jobs
     weights/                             published weights
     readings/<worker id>                 GPU telemetry of a worker
@@ -56,6 +57,7 @@ _ID = re.compile(r"^[a-z]{2,4}_[0-9a-f]{32}$")
 _NAMES = {
     "datasets": "ds_",
     "consents": "ds_",
+    "fetched": "ds_",
     "cache": "ds_",
     "jobs": "job_",
     "base-weights": "bw_",
@@ -153,6 +155,10 @@ class Storage:
     def dataset_folder(self, dataset_id: str) -> Path:
         """Folder of the recordings with their manifest, the engine's input."""
         return self.dataset_home(dataset_id) / "recordings"
+
+    def fetched_folder(self, dataset_id: str) -> Path:
+        """Folder of the downloads that a dataset is made of; see `server.fetching`."""
+        return self._path("fetched", dataset_id)
 
     def consent_folder(self, dataset_id: str) -> Path:
         """Folder of the document of a dataset's consent, which is named by its sha256."""
@@ -361,7 +367,8 @@ class Storage:
             self.cache_folder(dataset_id).rename(target)
 
     def delete_dataset(self, dataset_id: str) -> None:
-        """Delete a dataset's recordings, the document of its consent and the stage results."""
+        """Delete a dataset's recordings, the document of its consent, downloads and the stage results."""
+        shutil.rmtree(self.fetched_folder(dataset_id), ignore_errors=True)
         shutil.rmtree(self.dataset_home(dataset_id), ignore_errors=True)
         shutil.rmtree(self.consent_folder(dataset_id), ignore_errors=True)
         shutil.rmtree(self.cache_folder(dataset_id), ignore_errors=True)

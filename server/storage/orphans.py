@@ -31,7 +31,7 @@ from server.storage.trash import SECONDS_UNTOUCHED, Trash, TrashEntry, is_untouc
 logger = structlog.get_logger(__name__)
 
 SCAN_SECONDS = 600.0
-KINDS = ("datasets", "consents", "cache", "jobs", "base-weights", "conversions", "uploads", "incoming")
+KINDS = ("datasets", "consents", "fetched", "cache", "jobs", "base-weights", "conversions", "uploads", "incoming")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,10 @@ class Orphans:
             uploads = set(session.exec(select(Upload.id)).all())
             base = set(session.exec(select(BaseWeights.id)).all())
             conversions = set(session.exec(select(Conversion.id)).all())
-        found = dict.fromkeys(("datasets", "consents", "cache"), datasets) | {"jobs": jobs, "uploads": uploads}
+        found = dict.fromkeys(("datasets", "consents", "fetched", "cache"), datasets) | {
+            "jobs": jobs,
+            "uploads": uploads,
+        }
         return found | {"base-weights": base, "conversions": conversions, "incoming": set()}
 
 

@@ -1,5 +1,6 @@
 """`rvc-train dataset ...`: recordings on the server."""
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import date
@@ -15,12 +16,13 @@ from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli.output import ago, duration, size, table
 from rvc_train.cli.session import ApiCommand, Session
 from rvc_train.cli.validation import validated
-from rvc_train.errors import ApiError, UsageError
+from rvc_train.errors import ApiError, ClientError, UsageError
 from rvc_train.http.packing import UploadContents, dataset_name
 from rvc_train.schemas.datasets import ConsentCreate, DatasetPublic, DatasetReport, DatasetStatus
 
 app = typer.Typer(no_args_is_help=True, help="Recordings on the server: upload, list, report, delete.")
 
+POLL_SECONDS = 0.5
 DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Id, unique prefix of one, name, or `last`.")]
 
 
@@ -71,6 +73,59 @@ def upload(
         )
     content = f"{size(dataset.size)} in {_files(dataset.num_files)}" if dataset.num_files else size(dataset.size)
     _show_made(session, dataset, content)
+
+
+@app.command(cls=ApiCommand)
+def fetch(
+    session: Session,
+    urls: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="URLS...",
+            help="Addresses of zips or recordings (http, https), or hf://datasets/OWNER/NAME[@REVISION][/PATH].",
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="Name of the dataset.")],
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end of the download.")] = False,
+    zip_names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODE", help="Code page of names in zips, such as gbk, shift-jis, cp1251. Default: found."
+        ),
+    ] = None,
+    consent_speaker: ConsentSpeaker = None,
+    consent_statement: ConsentStatement = None,
+    consent_date: ConsentDate = None,
+    consent_file: ConsentFile = None,
+) -> None:
+    """Have the server download recordings from addresses, as one dataset. Ctrl+C leaves the download running."""
+    if zip_names is not None:
+        zip_names = _checked_code(zip_names)
+    given = _consent(consent_speaker, consent_statement, consent_date, consent_file)
+    dataset = session.client.fetch_dataset(urls, name, zip_names, given, consent_file)
+    if not detach:
+        dataset = _downloaded(session, dataset)
+    if dataset.status == DatasetStatus.INVALID:
+        raise ClientError(f"{dataset.id}  {dataset.name}: {translated(dataset.reason or '')}")
+    if dataset.fetch is not None:
+        session.output.note(f"cancel it with: rvc-train dataset delete {dataset.id}")
+    _show_made(session, dataset, f"{size(dataset.size)} in {_files(dataset.num_files)}" if dataset.num_files else "-")
+
+
+def _downloaded(session: Session, dataset: DatasetPublic) -> DatasetPublic:
+    """The dataset when its files are downloaded and unpacked, or it is invalid."""
+    reason = None
+    with session.output.transfer_bar() as bar:
+        task = bar.add_task(translated(f"downloading {dataset.name}"), total=None)
+        while dataset.status == DatasetStatus.INGESTING:
+            if dataset.fetch is not None:
+                bar.update(task, completed=dataset.fetch.received_bytes, total=dataset.fetch.total_bytes)
+            if dataset.reason != reason and dataset.reason is not None:
+                session.output.warning(dataset.reason)
+            reason = dataset.reason
+            time.sleep(POLL_SECONDS)
+            dataset = session.client.dataset(dataset.id)
+    return dataset
 
 
 def _consent(

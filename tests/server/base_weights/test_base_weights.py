@@ -18,8 +18,8 @@ from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.discriminators import Discriminators
 from rvc_engine.models.synthesizer import Synthesizer
 from rvc_train.schemas.access import Quota
-from server.base_weights import fetching
 from server.database.engine import write_session
+from server.fetching import download as fetching
 from server.results.evaluations import write_evaluations
 
 SMALL = {"width": 24, "pretrained": "none"}

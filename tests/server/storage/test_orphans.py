@@ -32,6 +32,7 @@ from server.storage.trash import Trash
 NAMES = {
     "datasets": "ds_" + "0" * 32,
     "consents": "ds_" + "0" * 32,
+    "fetched": "ds_" + "0" * 32,
     "cache": "ds_" + "0" * 32,
     "jobs": "job_" + "0" * 32,
     "base-weights": "bw_" + "0" * 32,
@@ -118,7 +119,7 @@ def test_they_go_when_nothing_in_them_has_changed_for_an_hour(later: Callable[..
 
 def test_one_whose_innermost_file_changed_is_left_alone(later: Callable[..., Orphans], joined: Storage) -> None:
     make_orphans(joined.root)
-    written = joined.root / ORPHANS[3] / "recordings" / "000001.wav"
+    written = joined.root / "jobs" / NAMES["jobs"] / "recordings" / "000001.wav"
     soon = utc_now().timestamp() + 3600
     os.utime(written, (soon, soon))
     moved = {each.kind for each in later(1.6).collect()}

@@ -89,6 +89,11 @@ export function get(path, options = {}) {
   return request("GET", path, seen ? { ...options, headers: { "If-None-Match": seen.etag, ...options.headers } } : options);
 }
 
+/** A unique key for the header Idempotency-Key. (`crypto.randomUUID` is missing over plain http beyond loopback.) */
+export function freshKey() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 export const post = (path, body, headers) => request("POST", path, { body, headers });
 export const put = (path, body) => request("PUT", path, { body });
 export const patch = (path, body, headers) => request("PATCH", path, { body, headers });

@@ -1,7 +1,8 @@
 // From recordings to a submitted job.
 
-import { all, get, retryUnreachable, post, ApiError, remove, withQuery } from "./api.js";
+import { all, freshKey, get, retryUnreachable, post, ApiError, remove, withQuery } from "./api.js";
 import { at, byId, h, keyed } from "./dom.js";
+import { showFetch, startAddresses } from "./new/addresses.js";
 import { Choices } from "./new/choices.js";
 import { ConsentForm } from "./new/consent.js";
 import { Draft } from "./new/draft.js";
@@ -37,11 +38,6 @@ let sending = null;
 let retryOf = null;
 /** One for each submission: a double click, or a retry after a lost answer, creates no second job. */
 let idempotencyKey = freshKey();
-
-/** A unique key. (`crypto.randomUUID` is missing over plain http beyond loopback.) */
-function freshKey() {
-  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-}
 
 // --- recordings
 
@@ -168,16 +164,33 @@ async function use(found) {
   save();
   const { id } = found;
   for (;;) {
+    showFetch(dataset);
     report = await retryUnreachable(() => showReport(dataset, retryOf ? null : advices, retryOf ? null : use));
     ready();
-    if (dataset.id !== id || !isUnderWay(dataset)) break;
+    if (dataset?.id !== id || !isUnderWay(dataset)) break;
     await new Promise((resolve) => { setTimeout(resolve, 700); });
-    const newer = await retryUnreachable(() => get(`/v1/datasets/${id}`));
-    if (dataset.id !== id) return;
+    if (dataset?.id !== id) return;
+    const newer = await retryUnreachable(() => get(`/v1/datasets/${id}`)).catch((fault) => {
+      if (dataset?.id === id) throw fault; // else it was cancelled meanwhile
+    });
+    if (dataset?.id !== id) return;
     dataset = newer;
   }
   await chooseForMachine(); // the worker may have come later than the page
   estimateSoon();
+}
+
+/** The download of a dataset was cancelled: other recordings can be chosen. */
+function forget(id) {
+  if (dataset?.id !== id) return;
+  dataset = report = null;
+  showFetch(null);
+  for (const one of ["report", "chosen", "consent"]) byId(one).hidden = true;
+  byId("drop").classList.remove("small");
+  if (purpose === null) history.replaceState(history.state, "", location.pathname);
+  query.delete("dataset");
+  save();
+  ready();
 }
 
 /** The advices of the report: a sample rate, or a voice for each folder. */
@@ -375,7 +388,7 @@ async function takeOver() {
     retryOf = job;
     choices.goOnFrom(job);
     for (const name of ["name", "priority", "labels"]) form.elements[name].disabled = true; // a retry keeps them
-    for (const id of ["drop", "zip-names-choice", "known", "unfinished"]) byId(id).hidden = true;
+    for (const id of ["drop", "zip-names-choice", "addresses", "known", "unfinished"]) byId(id).hidden = true;
   }
   settings.take(job.config, choices.governed);
   byId("about").hidden = false;
@@ -434,6 +447,7 @@ async function start() {
     return;
   }
   startSending();
+  startAddresses(use, forget);
   attempt(loadRules);
   await consent.start();
   attempt(showUnfinished);

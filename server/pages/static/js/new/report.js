@@ -22,7 +22,7 @@ export async function showReport(dataset, advices, take) {
   byId("report").hidden = false;
   const state = byId("report-state");
   state.className = `pill ${dataset.status}`;
-  state.textContent = t(`dataset.${dataset.status}`);
+  state.textContent = t(`dataset.${dataset.fetch ? "fetching" : dataset.status}`);
   if (isUnderWay(dataset)) {
     for (const id of ["files", "player", "overview"]) byId(id).hidden = true;
     byId("findings").replaceChildren(...(dataset.reason ? [h("li", { class: "bad" }, dataset.reason)] : []));
