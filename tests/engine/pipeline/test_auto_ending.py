@@ -47,9 +47,7 @@ def train(
     """Make a voice, or go on with it; stop after an event for which `stops` is true."""
     events: list[Event] = []
     config = TrainingConfig.model_validate({**AUTO, **changes})
-    make_voice(
-        recordings, Workspace(root, "anna"), config, machine, events.append, lambda: any(map(stops, events))
-    )
+    make_voice(recordings, Workspace(root, "anna"), config, machine, events.append, lambda: any(map(stops, events)))
     return events
 
 
