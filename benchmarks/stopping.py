@@ -1,9 +1,9 @@
 """`total_epochs=auto` against fixed numbers of epochs: the score of the voice that each ends with, and its steps.
 
-Small nets from scratch, with a learning rate that falls quickly, so that they are done within minutes. For each seed one
-training ends by itself and is then continued to the fixed epochs, which gives what a run of that length from the start
-would (runs resume exactly). Some recordings are put aside before: they are neither trained on nor used to choose the
-best save, and the voices are scored on them, as `eval/mel` is (mean absolute log-mel distance, lower is better).
+Small nets from scratch, with a learning rate that falls quickly, so that they are done within minutes. For each seed
+one training ends by itself and is then continued to the fixed epochs, which gives what a run of that length from the
+start would (runs resume exactly). Some recordings are put aside before: they are neither trained on nor used to choose
+the best save, and the voices are scored on them, as `eval/mel` is (mean absolute log-mel distance, lower is better).
 
 The recordings are so few that the benchmark holds more clips out than a run does (SHARE), and evaluates more often.
 """

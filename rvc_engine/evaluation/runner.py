@@ -15,8 +15,8 @@ from rvc_engine.data.clips import load_clip
 from rvc_engine.data.split import Split
 from rvc_engine.environment.files import unlink
 from rvc_engine.errors import ArtifactInvalid, IncompatibleCheckpoint
-from rvc_engine.evaluation.evaluator import Evaluation, Evaluator
 from rvc_engine.evaluation import stopping
+from rvc_engine.evaluation.evaluator import Evaluation, Evaluator
 from rvc_engine.evaluation.history import UNMEASURED, EvaluationHistory, Row, Score
 from rvc_engine.evaluation.previews import Preview, Sound, write_preview
 from rvc_engine.evaluation.speaker_similarity import SpeakerScorer, installed_scorer

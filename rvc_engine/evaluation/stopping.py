@@ -14,6 +14,7 @@ SPACING = 0.05
 decides after an hour as after a day."""
 MIN_SPACING = 50
 """Fewest steps from one evaluation to the next: an evaluation takes the time of a few."""
+MIN_STEPS = MIN_SPACING * MIN_EVALUATIONS
 NUM_SMOOTHED = 3
 """Evaluations whose median is compared, so that a single lucky or unlucky one does not count."""
 MIN_GAIN = 0.005

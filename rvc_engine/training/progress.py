@@ -14,7 +14,6 @@ from rvc_engine.training.schedule import MIN_TIMED_STEPS
 from rvc_engine.training.step import StepResult
 from rvc_engine.training.throughput import Throughput
 
-
 MAX_UNKNOWN = 0.99
 """Largest share of the work reported as done while its end is not known."""
 

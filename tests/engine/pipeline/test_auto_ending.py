@@ -67,7 +67,7 @@ def without_time(event: TrainingEnded) -> dict[str, object]:
 
 
 def test_training_ends_where_saves_no_longer_improve(ended: tuple[Path, list[Event]]) -> None:
-    root, events = ended
+    _, events = ended
     end, evaluated = the_end(events), [event for event in events if isinstance(event, Evaluated)]
     assert (end.reason, end.step) == ("no_better_save", evaluated[-1].step)
     assert 5 <= len(evaluated) < 40

@@ -26,6 +26,7 @@ export class Curves {
     this.charts = new Map();
     this.series = new Map();
     this.range = null;
+    this.marks = []; // vertical lines in the charts of scores
     this.smoothing = 0;
     this.isDue = false;
     zoomOut.addEventListener("click", () => this.zoom(null));
@@ -41,6 +42,12 @@ export class Curves {
     });
     this.isDue = true;
     this.ticking = repeat(() => (this.isDue ? this.load() : null), () => 3);
+  }
+
+  /** Mark steps in the charts of scores: `{step, name, text}`, the first one as the best. */
+  mark(marks) {
+    this.marks = marks;
+    for (const { plot } of this.charts.values()) plot.redraw(false);
   }
 
   /** Fetch the values soon, if the job has had another event since the last call: `seq` is the newest one's number. */
@@ -169,6 +176,7 @@ export class Curves {
       ],
       series: [{}, ...lines],
       hooks: {
+        draw: key.startsWith("eval/") ? [(self) => drawMarks(self, this.marks)] : [],
         setSelect: [(self) => this.selected(self)],
         setCursor: [(self) => chart.plot && this.showValues(chart, self.cursor.idx ?? null)],
       },
@@ -209,6 +217,30 @@ export class Curves {
     }
     this.charts.clear();
     this.draw();
+  }
+}
+
+/** Dashed vertical lines at steps, named at their tops. */
+function drawMarks(plot, marks) {
+  const style = getComputedStyle(document.documentElement);
+  const { ctx, bbox } = plot;
+  for (const { step, name, text } of marks) {
+    const x = plot.valToPos(step, "x", true);
+    if (x < bbox.left || x > bbox.left + bbox.width) continue;
+    const isRight = x > bbox.left + bbox.width / 2;
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = style.getPropertyValue(name === "best" ? "--good" : "--muted").trim();
+    ctx.lineWidth = devicePixelRatio;
+    ctx.setLineDash([4 * devicePixelRatio, 3 * devicePixelRatio]);
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+    ctx.font = `${11 * devicePixelRatio}px system-ui`;
+    ctx.textAlign = isRight ? "right" : "left";
+    const line = name === "best" ? 1 : 2.2; // one below the other, where both are near
+    ctx.fillText(text, x + (isRight ? -4 : 4) * devicePixelRatio, bbox.top + 11 * line * devicePixelRatio);
+    ctx.restore();
   }
 }
 
