@@ -23,9 +23,10 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.data import split
 from rvc_engine.data.clips import list_clips
 from rvc_engine.data.speakers import Speakers
-from rvc_engine.evaluation import stopping
+from rvc_engine.evaluation import evaluator, stopping
 from rvc_engine.evaluation.evaluator import Evaluator
-from rvc_engine.events import Evaluated, Event, TrainingEnded
+from rvc_engine.evaluation.history import kept_end
+from rvc_engine.events import Evaluated, Event
 from rvc_engine.hyperparameters import MEL_WEIGHT, Hyperparameters
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline.pipeline import StageSelection, make_voice
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=TrainingConfig().patience)
     options = parser.parse_args()
     split.SHARE, split.MIN_SPEECH_SECONDS, stopping.MIN_SPACING = SHARE, 30, SPACING_STEPS
+    evaluator.PREVIEW_FRAMES = evaluator.OTHER_FRAMES
     config = TrainingConfig(
         width=options.width,
         content="whisper-tiny",
@@ -70,8 +72,13 @@ def main() -> None:
         _divide(options.recordings, options.seconds, root)
         machine = Machine(device="cpu", num_threads=torch.get_num_threads(), cache_folder=root / "cache")
         scorer = _scorer(root, config, machine)
-        for seed in range(1, options.seeds + 1):
-            _compare(root, config.model_copy(update={"seed": seed}), machine, scorer, options)
+        lengths = ["auto", *sorted(options.fixed)]
+        for epochs in lengths:
+            for seed in range(1, options.seeds + 1):
+                changes = {"seed": seed, "total_epochs": epochs}
+                if epochs == "auto":
+                    changes["patience"] = options.patience
+                _train(root, config.model_copy(update=changes), machine, scorer)
 
 
 def _divide(recordings: Path, seconds: float, root: Path) -> None:
@@ -110,33 +117,23 @@ def _score(voice: Path, scorer: Evaluator) -> float:
     return float(np.mean(distances))
 
 
-def _compare(
-    root: Path, config: TrainingConfig, machine: Machine, scorer: Evaluator, options: argparse.Namespace
-) -> None:
+def _train(root: Path, config: TrainingConfig, machine: Machine, scorer: Evaluator) -> None:
+    """Make the seed's voice, or go on with it, and print its score."""
     workspace = Workspace(root / f"seed{config.seed}", "voice")
-    ended: list[TrainingEnded] = []
-    curve: list[tuple[int, float]] = []
+    end, curve = kept_end(workspace.root), []
+    line = {"seed": config.seed, "epochs": config.total_epochs}
+    if end is not None and end.epoch >= config.epoch_limit:
+        print(json.dumps(line | {"left_out": f"auto took {end.epoch} epochs"}), flush=True)
+        return
 
     def report(event: Event) -> None:
-        if isinstance(event, TrainingEnded):
-            ended.append(event)
         if isinstance(event, Evaluated):
             curve.append((event.step, round(event.values["eval/mel"], 2)))
 
-    auto = config.model_copy(update={"total_epochs": "auto", "patience": options.patience})
-    make_voice(root / "trained", workspace, auto, machine, report)
-    score = round(_score(workspace.voice_file, scorer), 2)
-    line = ended[0].model_dump(exclude={"type", "time"}) | {"score": score, "curve": curve}
-    print(json.dumps({"seed": config.seed, "epochs": "auto", **line}), flush=True)
-    for epochs in sorted(options.fixed):
-        if epochs <= ended[0].epoch:
-            print(json.dumps({"seed": config.seed, "epochs": epochs, "left_out": "auto took longer"}), flush=True)
-            continue
-        curve.clear()
-        make_voice(root / "trained", workspace, config.model_copy(update={"total_epochs": epochs}), machine, report)
-        score, step = round(_score(workspace.voice_file, scorer), 2), curve[-1][0] if curve else None
-        line = {"seed": config.seed, "epochs": epochs, "step": step, "score": score, "curve": [*curve]}
-        print(json.dumps(line), flush=True)
+    make_voice(root / "trained", workspace, config, machine, report)
+    if config.total_epochs == "auto" and (end := kept_end(workspace.root)) is not None:
+        line |= end.model_dump(exclude={"type", "time"})
+    print(json.dumps(line | {"score": round(_score(workspace.voice_file, scorer), 2), "curve": curve}), flush=True)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,12 @@ class EvaluationRunner:
         self._cost: float | None = None
         """Seconds of the last evaluation, or an estimate; None before both."""
         self._last_step: int | None = None
-        if config.total_epochs == "auto" and not split.are_held_out:
+        if config.total_epochs != "auto":
+            return
+        report.log(
+            f"total_epochs=auto: training ends once saves no longer improve, at most after {config.max_epochs} epochs"
+        )
+        if not split.are_held_out:
             report.warn(
                 "with under 3 minutes of speech no clips are held out, so total_epochs=auto goes by clips that are "
                 "trained on: it may train longer than is good for the voice; add recordings, or set a number of epochs"

@@ -222,7 +222,7 @@ class _Trainer:
             config_file.write(self.workspace, config, sampler.micro_batch_size, self.report)
         how = f"{self.precision.name}{' with gradient checkpointing' if config.gradient_checkpointing else ''}"
         self.report.log(
-            f"training {sampler}, {config.total_epochs} epochs, on {self.device} in {how}, "
+            f"training {sampler}, {config.epoch_limit} epochs, on {self.device} in {how}, "
             f"base weights: {self.base.identity}"
         )
         return sampler

@@ -8,12 +8,13 @@ import pytest
 
 from rvc_engine.checkpoints.io import load_file
 from rvc_engine.config import TrainingConfig
+from rvc_engine.data import split
 from rvc_engine.errors import StopRequested
-from rvc_engine.evaluation import stopping
+from rvc_engine.evaluation import evaluator, stopping
 from rvc_engine.events import ArtifactReady, Evaluated, Event, Progress, TrainingEnded, Warned
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline.pipeline import make_voice
-from rvc_engine.voices.export import read_voice
+from rvc_engine.voices import export
 from rvc_engine.workspace.layout import Workspace
 
 AUTO = {
@@ -34,8 +35,11 @@ AUTO = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _short() -> Iterator[None]:
-    """An evaluation after each epoch, and five before the end."""
+    """An evaluation of one short clip after each epoch, and five before the end."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(split, "NUM_TRAINING_CLIPS", 1)
+        patch.setattr(evaluator, "PREVIEW_FRAMES", 60)
+        patch.setattr(export, "CHECK_FRAMES", 30)
         patch.setattr(stopping, "MIN_SPACING", 1)
         patch.setattr(stopping, "MIN_EVALUATIONS", 5)
         yield
@@ -85,7 +89,7 @@ def test_the_voice_is_the_best_save_and_offered_once(ended: tuple[Path, list[Eve
     voice, best = load_file(workspace.voice_file), load_file(workspace.best_file)
     assert (voice["step"], voice["epoch"], voice["info"]) == (end.best_step, end.best_epoch, f"{end.best_epoch}epoch")
     assert voice["model_hash"] == best["model_hash"]
-    read_voice(workspace.voice_file)
+    export.read_voice(workspace.voice_file)
     kinds = [event.kind for event in events if isinstance(event, ArtifactReady)]
     assert kinds == ["voice", "index", "card", "card"]
 
@@ -123,34 +127,25 @@ def test_an_ended_run_trains_on_when_told_to(
     ended: tuple[Path, list[Event]], recordings: Path, machine: Machine
 ) -> None:
     root, events = ended
-    end = the_end(events)
+    end, workspace = the_end(events), Workspace(root, "anna")
     again = train(root, recordings, machine)
     assert not any(isinstance(event, Evaluated | TrainingEnded) for event in again), "nothing is left to do"
-    limited = train(root, recordings, machine, patience=0.9, max_epochs=end.epoch + 1)
-    assert (the_end(limited).reason, the_end(limited).epoch) == ("max_epochs", end.epoch + 1)
-    fixed = train(root, recordings, machine, total_epochs=end.epoch + 2, patience=0.3, max_epochs=1000)
-    assert load_file(Workspace(root, "anna").voice_file)["epoch"] == end.epoch + 2, "a number: the last save"
-    assert [event.kind for event in fixed if isinstance(event, ArtifactReady)][:3] == ["voice", "index", "best"]
-    assert not any(isinstance(event, TrainingEnded) for event in fixed)
+    timed = train(root, recordings, machine, patience=0.9, max_train_seconds=0.01)
+    assert (the_end(timed).reason, the_end(timed).best_step) == ("max_train_seconds", end.best_step)
 
-
-def test_a_time_limit_ends_it_too(tmp_path: Path, recordings: Path, machine: Machine) -> None:
-    events = train(tmp_path / "anna", recordings, machine, max_train_seconds=0.5)
-    assert the_end(events).reason == "max_train_seconds"
-    assert the_end(events).best_step is not None
-
-
-def test_a_damaged_best_save_gives_the_last_one_with_a_warning(
-    tmp_path: Path, recordings: Path, machine: Machine
-) -> None:
-    def breaks(event: Event) -> bool:
+    def breaks_best(event: Event) -> bool:
         if isinstance(event, TrainingEnded):
-            Workspace(tmp_path / "anna", "anna").best_file.write_bytes(b"broken")
+            workspace.best_file.write_bytes(b"broken")
         return False
 
-    events = train(tmp_path / "anna", recordings, machine, breaks, max_epochs=1)
-    assert load_file(Workspace(tmp_path / "anna", "anna").voice_file)["epoch"] == 1
-    assert any("that of the last save" in event.message for event in events if isinstance(event, Warned))
+    limited = train(root, recordings, machine, breaks_best, patience=0.9, max_epochs=end.epoch + 1)
+    assert (the_end(limited).reason, the_end(limited).epoch) == ("max_epochs", end.epoch + 1)
+    assert any("that of the last save" in event.message for event in limited if isinstance(event, Warned))
+    assert load_file(workspace.voice_file)["epoch"] == end.epoch + 1
+    fixed = train(root, recordings, machine, total_epochs=end.epoch + 2, patience=0.3, max_epochs=1000)
+    assert load_file(workspace.voice_file)["epoch"] == end.epoch + 2, "a number: the last save"
+    assert not any(isinstance(event, TrainingEnded) for event in fixed)
+    assert json.loads(workspace.card_json.read_text())["training"]["end"] is None
 
 
 def test_options_that_contradict_each_other_are_refused() -> None:
