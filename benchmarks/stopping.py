@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--lr-decay", type=float, default=0.85, help="per epoch")
-    parser.add_argument("--patience", type=float, default=TrainingConfig().patience)
+    parser.add_argument("--stop-share", type=float, default=TrainingConfig().stop_share)
     options = parser.parse_args()
     split.SHARE, split.MIN_SPEECH_SECONDS, stopping.MIN_SPACING = SHARE, 30, SPACING_STEPS
     evaluator.PREVIEW_FRAMES = evaluator.OTHER_FRAMES
@@ -77,7 +77,7 @@ def main() -> None:
             for seed in range(1, options.seeds + 1):
                 changes = {"seed": seed, "total_epochs": epochs}
                 if epochs == "auto":
-                    changes["patience"] = options.patience
+                    changes["stop_share"] = options.stop_share
                 _train(root, config.model_copy(update=changes), machine, scorer)
 
 

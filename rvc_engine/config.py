@@ -124,9 +124,9 @@ class TrainingConfig(BaseModel):
     """Micro-batches whose gradients are accumulated for one step: a larger batch in the memory of a small one, with the
     same result."""
     total_epochs: TotalEpochs = 300
-    """Passes over the dataset; each clip is used once per epoch. auto: until saves no longer improve on held-out clips,
-    as patience and max_epochs say; the voice is then the best save and not the last."""
-    patience: float = Field(default=0.3, ge=0.05, le=0.9)
+    """Passes over the dataset; each clip is used once per epoch. auto: until saves no longer improve on held-out clips
+    (see stop_share and max_epochs); the voice is then the best save and not the last."""
+    stop_share: float = Field(default=0.3, ge=0.05, le=0.9)
     """With total_epochs=auto, training ends once this share of all its steps has brought no better save: with 0.3 at
     step 1000 if the best was at step 700. Scores are smoothed, and at least 8 evaluations are made."""
     max_epochs: int = Field(default=1000, ge=1, le=MAX_EPOCHS)
@@ -202,8 +202,8 @@ class TrainingConfig(BaseModel):
             raise ValueError("speaker_id is for speakers=one; with several, name them: speakers=anna=0,bob=1")
         if self.total_epochs == "auto" and self.evaluate == "never":
             raise ValueError("total_epochs=auto needs evaluations; set evaluate=auto or always")
-        if self.total_epochs != "auto" and (self.patience, self.max_epochs) != (0.3, 1000):
-            raise ValueError("patience and max_epochs are for total_epochs=auto; set that, or leave them out")
+        if self.total_epochs != "auto" and (self.stop_share, self.max_epochs) != (0.3, 1000):
+            raise ValueError("stop_share and max_epochs are for total_epochs=auto; set that, or leave them out")
         if self.keep_saves == "best" and self.evaluate == "never":
             raise ValueError("keep_saves=best needs evaluations; set evaluate=auto or always")
         if self.width != 192 and self.pretrained == "auto":

@@ -130,7 +130,7 @@ class TrainingEnded(_Event):
 
     type: Literal["training_ended"] = "training_ended"
     reason: EndReason
-    """no_better_save: saves no longer improved, by `patience`. The others: that limit was reached."""
+    """no_better_save: saves no longer improved, by `stop_share`. The others: that limit was reached."""
     step: int
     epoch: int
     best_step: int | None = None

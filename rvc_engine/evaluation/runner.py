@@ -84,11 +84,11 @@ class EvaluationRunner:
 
     def has_converged(self) -> bool:
         """Whether training with total_epochs=auto ends here."""
-        return stopping.has_converged(self._history.rows, self._config.patience)
+        return stopping.has_converged(self._history.rows, self._config.stop_share)
 
     def earliest_end(self) -> int:
         """The step at which training with total_epochs=auto ends if nothing from now on is better."""
-        return stopping.earliest_end(self._history.rows, self._config.patience)
+        return stopping.earliest_end(self._history.rows, self._config.stop_share)
 
     def end(self, reason: EndReason, progress: TrainProgress) -> None:
         """Record and report the end of a training with total_epochs=auto."""

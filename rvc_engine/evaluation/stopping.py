@@ -10,8 +10,8 @@ from rvc_engine.evaluation.history import Row, Score
 MIN_EVALUATIONS = 8
 """Training does not end before so many."""
 SPACING = 0.05
-"""Share of the steps so far from one evaluation to the next. As patience is a share too, the same number of evaluations
-decides after an hour as after a day."""
+"""Share of the steps so far from one evaluation to the next. As `stop_share` is a share too, the same number of
+evaluations decides after an hour as after a day."""
 MIN_SPACING = 50
 """Fewest steps from one evaluation to the next: an evaluation takes the time of a few."""
 MIN_STEPS = MIN_SPACING * MIN_EVALUATIONS
@@ -27,18 +27,18 @@ def is_due(rows: Sequence[Row], step: int) -> bool:
     return step - last >= max(MIN_SPACING, SPACING * step)
 
 
-def earliest_end(rows: Sequence[Row], patience: float) -> int:
+def earliest_end(rows: Sequence[Row], stop_share: float) -> int:
     """The step at which training ends if no evaluation from now on is better."""
     first = MIN_SPACING * MIN_EVALUATIONS
-    return max(first, round(_last_gain(rows) / (1 - patience)))
+    return max(first, round(_last_gain(rows) / (1 - stop_share)))
 
 
-def has_converged(rows: Sequence[Row], patience: float) -> bool:
-    """Whether the last evaluations, over a share `patience` of all steps, were not better than those before."""
+def has_converged(rows: Sequence[Row], stop_share: float) -> bool:
+    """Whether the last evaluations, over a share `stop_share` of all steps, were not better than those before."""
     if len(rows) < MIN_EVALUATIONS:
         return False
     step = rows[-1].step
-    return step - _last_gain(rows) >= patience * step
+    return step - _last_gain(rows) >= stop_share * step
 
 
 def _last_gain(rows: Sequence[Row]) -> int:

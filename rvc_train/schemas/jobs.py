@@ -172,7 +172,7 @@ class TrainingEnd(ResponseModel):
     """End of a training with `total_epochs=auto`, whose voice is the best save."""
 
     reason: EndReason
-    """no_better_save: saves no longer improved, by `patience`. The others: that limit was reached."""
+    """no_better_save: saves no longer improved, by `stop_share`. The others: that limit was reached."""
     step: int
     epoch: int
     best_step: int | None

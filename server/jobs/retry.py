@@ -102,11 +102,11 @@ def _refuse_nothing_to_do(old: Job, request: JobRetry, config: TrainingConfig) -
             f"/config/{option}",
         )
     has_converged = old.training_end is not None and old.training_end["reason"] == "no_better_save"
-    if has_converged and config.total_epochs == "auto" and config.patience <= old.config["patience"]:
+    if has_converged and config.total_epochs == "auto" and config.stop_share <= old.config["stop_share"]:
         raise Refused(
-            f"the job ended after {old.epoch} epochs because no later save was better; set patience higher than "
-            f"{old.config['patience']:g}, or total_epochs to a number above {old.epoch}, or retry from the start",
-            "/config/patience",
+            f"the job ended after {old.epoch} epochs because no later save was better; set stop_share higher than "
+            f"{old.config['stop_share']:g}, or total_epochs to a number above {old.epoch}, or retry from the start",
+            "/config/stop_share",
         )
 
 
@@ -121,7 +121,7 @@ def _retry_request(old: Job, request: JobRetry) -> JobCreate:
         )
     kept = old.config
     if request.config.get("total_epochs", "auto") != "auto":  # a number has no use for what auto goes by
-        kept = {name: value for name, value in kept.items() if name not in {"patience", "max_epochs"}}
+        kept = {name: value for name, value in kept.items() if name not in {"stop_share", "max_epochs"}}
     try:
         config = TrainingConfig.model_validate({**kept, **request.config})
     except ValidationError as error:

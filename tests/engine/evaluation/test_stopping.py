@@ -5,7 +5,7 @@ import pytest
 from rvc_engine.evaluation.history import Row
 from rvc_engine.evaluation.stopping import MIN_EVALUATIONS, MIN_SPACING, earliest_end, has_converged, is_due
 
-PATIENCE = 0.3
+STOP_SHARE = 0.3
 
 
 def rows(*mels: float, every: int = 100, cents: float = 20.0) -> list[Row]:
@@ -17,7 +17,7 @@ def rows(*mels: float, every: int = 100, cents: float = 20.0) -> list[Row]:
 
 def end_of(found: list[Row]) -> int | None:
     """Number of the evaluation at which training ends."""
-    return next((end for end in range(1, len(found) + 1) if has_converged(found[:end], PATIENCE)), None)
+    return next((end for end in range(1, len(found) + 1) if has_converged(found[:end], STOP_SHARE)), None)
 
 
 FALLING = [40.0 * 0.95**number for number in range(14)]
@@ -46,13 +46,13 @@ def test_a_right_pitch_is_better_than_any_mel_with_a_wrong_one() -> None:
         row.model_copy(update={"step": row.step + 1000, "epoch": row.epoch + 10}) for row in rows(*[22.0] * 10)
     ]
     assert end_of(found[:10]) == MIN_EVALUATIONS
-    assert earliest_end(found, PATIENCE) > earliest_end(found[:10], PATIENCE), "the turn to a right pitch is a gain"
+    assert earliest_end(found, STOP_SHARE) > earliest_end(found[:10], STOP_SHARE), "the turn to a right pitch is a gain"
 
 
 def test_it_ends_neither_without_evaluations_nor_after_a_few() -> None:
-    assert not has_converged([], PATIENCE)
-    assert not has_converged(rows(*[20.0] * (MIN_EVALUATIONS - 1)), PATIENCE)
-    assert not has_converged([Row(step=9, epoch=1, values={})] * 3, PATIENCE)
+    assert not has_converged([], STOP_SHARE)
+    assert not has_converged(rows(*[20.0] * (MIN_EVALUATIONS - 1)), STOP_SHARE)
+    assert not has_converged([Row(step=9, epoch=1, values={})] * 3, STOP_SHARE)
 
 
 def test_evaluations_are_due_at_a_share_of_the_steps_so_far() -> None:
@@ -63,10 +63,10 @@ def test_evaluations_are_due_at_a_share_of_the_steps_so_far() -> None:
     assert is_due(far, 10_600)
 
 
-@pytest.mark.parametrize("patience", [0.1, 0.5])
-def test_the_earliest_end_is_where_patience_runs_out(patience: float) -> None:
+@pytest.mark.parametrize("stop_share", [0.1, 0.5])
+def test_the_earliest_end_is_where_the_share_is_used_up(stop_share: float) -> None:
     found = rows(*FALLING, FALLING[-1])  # the median is one evaluation behind
-    end = earliest_end(found, patience)
+    end = earliest_end(found, stop_share)
     flat = Row(step=end, epoch=99, values=found[-1].values)
-    assert has_converged([*found, flat], patience)
-    assert not has_converged([*found, flat.model_copy(update={"step": end - 20})], patience)
+    assert has_converged([*found, flat], stop_share)
+    assert not has_converged([*found, flat.model_copy(update={"step": end - 20})], stop_share)

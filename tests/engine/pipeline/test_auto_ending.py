@@ -26,7 +26,7 @@ AUTO = {
     "learning_rate": 1e-3,
     "lr_decay": 0.4,  # learns for a few epochs only
     "total_epochs": "auto",
-    "patience": 0.2,
+    "stop_share": 0.2,
     "max_epochs": 40,
     "checkpoint_every_steps": 2,
 }
@@ -130,7 +130,7 @@ def test_an_ended_run_trains_on_when_told_to(
     end, workspace = the_end(events), Workspace(root, "anna")
     again = train(root, recordings, machine)
     assert not any(isinstance(event, Evaluated | TrainingEnded) for event in again), "nothing is left to do"
-    timed = train(root, recordings, machine, patience=0.9, max_train_seconds=0.01)
+    timed = train(root, recordings, machine, stop_share=0.9, max_train_seconds=0.01)
     assert (the_end(timed).reason, the_end(timed).best_step) == ("max_train_seconds", end.best_step)
 
     def breaks_best(event: Event) -> bool:
@@ -138,11 +138,11 @@ def test_an_ended_run_trains_on_when_told_to(
             workspace.best_file.write_bytes(b"broken")
         return False
 
-    limited = train(root, recordings, machine, breaks_best, patience=0.9, max_epochs=end.epoch + 1)
+    limited = train(root, recordings, machine, breaks_best, stop_share=0.9, max_epochs=end.epoch + 1)
     assert (the_end(limited).reason, the_end(limited).epoch) == ("max_epochs", end.epoch + 1)
     assert any("that of the last save" in event.message for event in limited if isinstance(event, Warned))
     assert load_file(workspace.voice_file)["epoch"] == end.epoch + 1
-    fixed = train(root, recordings, machine, total_epochs=end.epoch + 2, patience=0.3, max_epochs=1000)
+    fixed = train(root, recordings, machine, total_epochs=end.epoch + 2, stop_share=0.3, max_epochs=1000)
     assert load_file(workspace.voice_file)["epoch"] == end.epoch + 2, "a number: the last save"
     assert not any(isinstance(event, TrainingEnded) for event in fixed)
     assert json.loads(workspace.card_json.read_text())["training"]["end"] is None
@@ -151,7 +151,7 @@ def test_an_ended_run_trains_on_when_told_to(
 def test_options_that_contradict_each_other_are_refused() -> None:
     for fields, part in (
         ({"total_epochs": "auto", "evaluate": "never"}, "needs evaluations"),
-        ({"total_epochs": 20, "patience": 0.5}, "are for total_epochs=auto"),
+        ({"total_epochs": 20, "stop_share": 0.5}, "are for total_epochs=auto"),
         ({"total_epochs": "best"}, "a number of epochs from 1 to 20000, or auto"),
         ({"total_epochs": True}, "a number of epochs from 1 to 20000, or auto"),
     ):

@@ -13,7 +13,7 @@ const EFFORTS = {
 const FOR_SINGING = ["rmvpe", "fcpe", "crepe"];
 /** The options that a choice governs: its values are theirs, or else the defaults. */
 const GOVERNED = {
-  effort: ["total_epochs", "patience", "max_epochs", "max_train_seconds", "save_every_epochs", "keep_saves", "evaluate"],
+  effort: ["total_epochs", "stop_share", "max_epochs", "max_train_seconds", "save_every_epochs", "keep_saves", "evaluate"],
   kind: ["pitch"],
   where: ["content", "width"],
   people: ["speakers"],
@@ -69,7 +69,7 @@ export class Choices {
   options(name, value) {
     if (name === "effort" && this.reached !== null) {
       const more = Math.max(1, Math.round(Number(this.form.elements.more.value)) || 1);
-      const forAuto = { patience: this.settings.usual("patience"), max_epochs: this.settings.usual("max_epochs") };
+      const forAuto = { stop_share: this.settings.usual("stop_share"), max_epochs: this.settings.usual("max_epochs") };
       return { ...this.before.effort, ...forAuto, total_epochs: this.reached + more, max_train_seconds: null };
     }
     if (value === BEFORE) return this.before[name];
