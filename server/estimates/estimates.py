@@ -57,7 +57,7 @@ class MeasuredJob:
     ) -> tuple[float, float]:
         """Steps and seconds of a job with the same settings on a dataset of another length.
 
-        With total_epochs=auto the most, or the least with `at_least`: nobody knows when its saves stop improving.
+        With total_epochs=auto the most, or with `at_least` the least.
         """
         scale, limit = audio_seconds / self.audio_seconds, config.get("max_train_seconds") or math.inf
         epoch, epochs = max(1, round(self.steps_per_epoch * scale)), config["total_epochs"]
