@@ -47,7 +47,17 @@ export class Curves {
   /** Mark steps in the charts of scores: `{step, name, text}`, the first one as the best. */
   mark(marks) {
     this.marks = marks;
-    for (const { plot } of this.charts.values()) plot.redraw(false);
+    for (const [key, { plot, element }] of this.charts) if (this.isMarked(key)) this.showMarks(plot, element);
+  }
+
+  isMarked(key) {
+    return key.startsWith("eval/");
+  }
+
+  /** Draw a chart's marks again; they are in its element too, as a canvas can't be read. */
+  showMarks(plot, element) {
+    element.dataset.marks = this.marks.map(({ text, step }) => `${text} ${step}`).join(", ");
+    plot.redraw(false);
   }
 
   /** Fetch the values soon, if the job has had another event since the last call: `seq` is the newest one's number. */
@@ -176,12 +186,13 @@ export class Curves {
       ],
       series: [{}, ...lines],
       hooks: {
-        draw: key.startsWith("eval/") ? [(self) => drawMarks(self, this.marks)] : [],
+        draw: this.isMarked(key) ? [(self) => drawMarks(self, this.marks)] : [],
         setSelect: [(self) => this.selected(self)],
         setCursor: [(self) => chart.plot && this.showValues(chart, self.cursor.idx ?? null)],
       },
     }, [[], ...lines.map(() => [])], frame);
     chart.plot = plot;
+    if (this.isMarked(key)) this.showMarks(plot, element);
     plot.over.addEventListener("dblclick", () => this.zoom(null));
     plot.over.addEventListener("touchend", () => setTimeout(() => plot.setCursor({ left: -10, top: -10 }), 3000));
     return chart;

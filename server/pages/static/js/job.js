@@ -202,7 +202,7 @@ async function loadEvents() {
   showEvents();
   showStages();
   const types = new Set(events.slice(first).map((event) => event.type));
-  if (first === 0 || types.has("artifact_published")) attempt(() => retryUnreachable(() => loadFiles(base)));
+  if (first === 0 || types.has("artifact_published")) attempt(() => retryUnreachable(() => loadFiles(base, isAuto())));
   if (first === 0 || types.has("evaluated") || types.has("training_ended") || types.has("preview_ready")) attempt(() => retryUnreachable(async () => {
     await saves.load();
     showSections();
