@@ -23,6 +23,7 @@ AUTO = {
     "pitch": "dio",
     "width": 24,
     "batch_size": 2,
+    "precision": "fp32",
     "learning_rate": 1e-3,
     "lr_decay": 0.4,  # learns for a few epochs only
     "total_epochs": "auto",
