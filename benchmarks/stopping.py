@@ -120,8 +120,8 @@ def _score(voice: Path, scorer: Evaluator) -> float:
 def _train(root: Path, config: TrainingConfig, machine: Machine, scorer: Evaluator) -> None:
     """Make the seed's voice, or go on with it, and print its score."""
     workspace = Workspace(root / f"seed{config.seed}", "voice")
-    end, curve = kept_end(workspace.root), []
-    line = {"seed": config.seed, "epochs": config.total_epochs}
+    end, curve = kept_end(workspace.root), list[tuple[int, float]]()
+    line: dict[str, object] = {"seed": config.seed, "epochs": config.total_epochs}
     if end is not None and end.epoch >= config.epoch_limit:
         print(json.dumps(line | {"left_out": f"auto took {end.epoch} epochs"}), flush=True)
         return
