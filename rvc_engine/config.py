@@ -18,6 +18,7 @@ ContentEncoder = Literal["contentvec", "spin", "spin-v2", "whisper-tiny", "local
 Width = Literal[24, 48, 96, 192]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 MAX_BATCH_SIZE = 256
+MAX_EPOCHS = 20_000
 
 NUM_SPEAKERS = 109
 """Rows of the published speaker embedding."""
@@ -35,6 +36,19 @@ def _check_batch_size(value: object) -> object:
 
 BatchSize = Annotated[
     Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)] | Literal["auto"], BeforeValidator(_check_batch_size)
+]
+
+
+def _check_total_epochs(value: object) -> object:
+    """Raise one error instead of pydantic's one per type of the union."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_EPOCHS
+    if not (is_number or value == "auto"):
+        raise ValueError(f"give a number of epochs from 1 to {MAX_EPOCHS}, or auto")
+    return value
+
+
+TotalEpochs = Annotated[
+    Annotated[int, Field(ge=1, le=MAX_EPOCHS)] | Literal["auto"], BeforeValidator(_check_total_epochs)
 ]
 
 
@@ -109,8 +123,14 @@ class TrainingConfig(BaseModel):
     accumulate_steps: int = Field(default=1, ge=1, le=256)
     """Micro-batches whose gradients are accumulated for one step: a larger batch in the memory of a small one, with the
     same result."""
-    total_epochs: int = Field(default=300, ge=1, le=20_000)
-    """Passes over the dataset; each clip is used once per epoch."""
+    total_epochs: TotalEpochs = 300
+    """Passes over the dataset; each clip is used once per epoch. auto: until saves no longer improve on held-out clips
+    (see stop_share and max_epochs); the voice is then the best save and not the last."""
+    stop_share: float = Field(default=0.3, ge=0.05, le=0.9)
+    """With total_epochs=auto, training ends once this share of all its steps has brought no better save: with 0.3 at
+    step 1000 if the best was at step 700. Scores are smoothed, and at least 8 evaluations are made."""
+    max_epochs: int = Field(default=1000, ge=1, le=MAX_EPOCHS)
+    """Most epochs with total_epochs=auto, whatever the scores."""
     max_train_seconds: float | None = Field(default=None, gt=0, le=30 * 86_400)
     """Time limit of training in seconds, summed over all attempts of a run; training ends after the current step, and
     not before 8 steps. None: train all epochs."""
@@ -127,10 +147,11 @@ class TrainingConfig(BaseModel):
     """Number of best saves kept with keep_saves=best."""
     evaluate: Literal["auto", "always", "never"] = "auto"
     """Whether saves are evaluated on clips held out from training (5 %, at most 8; with less than 3 minutes of speech
-    none are held out, and training clips are used). auto: unless that takes over 10 % of the training time. never: no
-    clips are held out either."""
+    none are held out, and training clips are used). auto: unless that takes over 10 % of the training time, which
+    total_epochs=auto does not heed. never: no clips are held out either."""
     evaluate_every_epochs: int | None = Field(default=None, ge=1, le=20_000)
-    """Epochs between evaluations, in addition to those at saves. None: only at saves."""
+    """Epochs between evaluations, in addition to those at saves. None: only at saves,
+    and with total_epochs=auto about every twentieth of the steps so far."""
     precision: PrecisionChoice = "auto"
     """Number format of matrix products and convolutions: fp32, bf16 or fp16 (with loss scaling). auto: bf16 where the
     device supports it natively, else fp16 on a GPU and fp32 on a CPU. Weights, spectra and losses are fp32."""
@@ -179,11 +200,20 @@ class TrainingConfig(BaseModel):
             )
         if self.speakers != "one" and self.speaker_id != 0:
             raise ValueError("speaker_id is for speakers=one; with several, name them: speakers=anna=0,bob=1")
+        if self.total_epochs == "auto" and self.evaluate == "never":
+            raise ValueError("total_epochs=auto needs evaluations; set evaluate=auto or always")
+        if self.total_epochs != "auto" and (self.stop_share, self.max_epochs) != (0.3, 1000):
+            raise ValueError("stop_share and max_epochs are for total_epochs=auto; set that, or leave them out")
         if self.keep_saves == "best" and self.evaluate == "never":
             raise ValueError("keep_saves=best needs evaluations; set evaluate=auto or always")
         if self.width != 192 and self.pretrained == "auto":
             raise ValueError(f"no base weights exist for width={self.width}; set pretrained=none, or width=192")
         return self
+
+    @property
+    def epoch_limit(self) -> int:
+        """Epochs of training, at most."""
+        return self.max_epochs if self.total_epochs == "auto" else self.total_epochs
 
     @property
     def uses_published_weights(self) -> bool:

@@ -14,6 +14,7 @@ from rvc_engine.events import (
     StageChanged,
     Stopped,
     Succeeded,
+    TrainingEnded,
     Warned,
 )
 
@@ -35,6 +36,8 @@ def describe(event: Event) -> tuple[Level, str] | None:  # noqa: PLR0911 - one r
             return "info", f"checkpoint saved at epoch {event.epoch}, step {event.step}"
         case Evaluated():
             return "info", evaluation_text(event)
+        case TrainingEnded():
+            return "info", ending_text(event)
         case PreviewReady():
             return "info", f"preview of epoch {event.epoch}, step {event.step}: {event.audio} ({event.seconds:.1f} s)"
         case ArtifactReady():
@@ -61,6 +64,15 @@ def evaluation_text(event: Evaluated) -> str:
     clips = f"{event.num_clips} {'held-out' if event.held_out else 'training'} clips"
     best = ", the best so far" if event.is_best else ""
     return f"epoch {event.epoch}, step {event.step} on {clips}: {scores}{best} ({event.seconds:.1f} s)"
+
+
+def ending_text(event: TrainingEnded) -> str:
+    """End of a training and its reason, in one line."""
+    if event.best_epoch is None:
+        return f"training ended after {event.epoch} epochs ({event.reason}); no save was evaluated"
+    if event.reason == "no_better_save":
+        return f"training ended after {event.epoch} epochs: no better save since epoch {event.best_epoch}"
+    return f"training ended after {event.epoch} epochs ({event.reason}); the best save is of epoch {event.best_epoch}"
 
 
 def losses_text(event: Metric) -> str:

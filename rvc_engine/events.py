@@ -54,6 +54,7 @@ class Progress(_Event):
     epoch: int | None = None
     """From 1, while training."""
     total_epochs: int | None = None
+    """With `total_epochs=auto`, `max_epochs`; `total_steps` too is then the most."""
     step: int | None = None
     """Optimizer steps since the start of the run's first attempt."""
     total_steps: int | None = None
@@ -119,6 +120,22 @@ class Evaluated(_Event):
     num_clips: int
     seconds: float
     """Duration of the evaluation, with previews."""
+
+
+EndReason = Literal["no_better_save", "max_epochs", "max_train_seconds"]
+
+
+class TrainingEnded(_Event):
+    """End of a training with `total_epochs=auto`, whose voice is the best save."""
+
+    type: Literal["training_ended"] = "training_ended"
+    reason: EndReason
+    """no_better_save: saves no longer improved, by `stop_share`. The others: that limit was reached."""
+    step: int
+    epoch: int
+    best_step: int | None = None
+    """Step of the best save; None where no save was evaluated, and the voice is the last one."""
+    best_epoch: int | None = None
 
 
 class PreviewReady(_Event):
@@ -187,6 +204,7 @@ Event = (
     | Warned
     | CheckpointSaved
     | Evaluated
+    | TrainingEnded
     | PreviewReady
     | ArtifactReady
     | Failed

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rvc_engine.card.provenance import Consent, EarlierSave
 from rvc_engine.config import TrainingConfig
+from rvc_engine.events import EndReason
 
 _SHOWN_APART = frozenset({"version", "sample_rate", "f0", "pitch", "content", "pretrained", "width"})
 
@@ -80,10 +81,20 @@ class CardBase(_Part):
     start_from: EarlierSave | None = None
 
 
+class CardEnd(_Part):
+    """End of a training that ended by itself (`total_epochs=auto`); the voice is then the best save."""
+
+    reason: EndReason
+    epochs: int
+    """Epochs trained until then."""
+    steps: int
+
+
 class CardTraining(_Part):
     """The training."""
 
     epochs: int
+    """Epochs of the save that is the voice."""
     steps: int
     seconds: float
     """Training time over all attempts."""
@@ -91,6 +102,8 @@ class CardTraining(_Part):
     """Device of the attempt that finished."""
     settings: dict[str, Any]
     """Training options that differ from the defaults, besides those shown elsewhere."""
+    end: CardEnd | None = None
+    """Null unless total_epochs=auto."""
 
 
 class CardScores(_Part):
@@ -109,6 +122,8 @@ class CardEvaluation(_Part):
     """Whether it was on clips that were not trained on."""
     best: CardScores | None
     last: CardScores | None
+    curve: list[tuple[int, float]] = []
+    """Step and `eval/mel` of each evaluation, for total_epochs=auto."""
 
 
 class Card(_Part):

@@ -12,6 +12,7 @@ from rvc_engine.card.card import (
     CardBase,
     CardBaseFile,
     CardData,
+    CardEnd,
     CardEvaluation,
     CardFile,
     CardModel,
@@ -29,7 +30,7 @@ from rvc_engine.compute.accelerators import name_of
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content.names import programs_note
 from rvc_engine.errors import InvalidConfig
-from rvc_engine.evaluation.history import Row, kept_evaluations
+from rvc_engine.evaluation.history import SELECTION_METRIC, Row, kept_end, kept_evaluations
 from rvc_engine.events import ArtifactReady
 from rvc_engine.machine import Machine
 from rvc_engine.voices.export import VoiceDetails
@@ -89,8 +90,9 @@ def write_card(
             seconds=details.training_seconds,
             device=", ".join(name_of(device) for device in devices),
             settings=differing_settings(config),
+            end=_end(workspace) if config.total_epochs == "auto" else None,
         ),
-        evaluation=_evaluation(workspace),
+        evaluation=_evaluation(workspace, with_curve=config.total_epochs == "auto"),
         consent=origin.consent,
     )
     for path, text in ((workspace.card_json, card.to_json()), (workspace.card_page, render(card))):
@@ -145,12 +147,23 @@ def _base_files(recorded: str, known: Mapping[str, str]) -> Iterator[CardBaseFil
         yield CardBaseFile(name=found[1], sha256=known.get(found[2], found[2]))
 
 
-def _evaluation(workspace: Workspace) -> CardEvaluation | None:
+def _end(workspace: Workspace) -> CardEnd | None:
+    end = kept_end(workspace.root)
+    return None if end is None else CardEnd(reason=end.reason, epochs=end.epoch, steps=end.step)
+
+
+def _evaluation(workspace: Workspace, *, with_curve: bool) -> CardEvaluation | None:
     found = kept_evaluations(workspace.root)
     if found is None:
         return None
     rows, best, held_out = found
-    return CardEvaluation(held_out=held_out, best=_scores(best), last=_scores(rows[-1] if rows else None))
+    curve = [(row.step, row.values[SELECTION_METRIC]) for row in rows if SELECTION_METRIC in row.values]
+    return CardEvaluation(
+        held_out=held_out,
+        best=_scores(best),
+        last=_scores(rows[-1] if rows else None),
+        curve=curve if with_curve else [],
+    )
 
 
 def _scores(row: Row | None) -> CardScores | None:

@@ -1,9 +1,10 @@
 """The model card as a page: `card.md`. Names of strangers are escaped: they are text, and neither links nor HTML."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rvc_engine.card.card import Card, CardFile, CardScores
+from rvc_engine.events import EndReason
 
 _SCORES = {
     "eval/mel": ("Sound distance (lower is better)", "{:.2f}"),
@@ -12,6 +13,12 @@ _SCORES = {
     "eval/similarity": ("Speaker similarity (at most 1)", "{:.3f}"),
 }
 """Name and form of each score, as on the page."""
+_ENDS: dict[EndReason, str] = {
+    "no_better_save": "later saves were not better, so the best one is the voice",
+    "max_epochs": "the most epochs that were allowed; the best save is the voice",
+    "max_train_seconds": "the time limit; the best save is the voice",
+}
+_CURVE_POINTS = 12
 _ENCODERS_OF_APPLIO = ("contentvec", "spin", "spin-v2")
 
 
@@ -117,6 +124,8 @@ def _training(card: Card) -> Iterator[tuple[str, str]]:
     for file in base.files:
         yield "Base weights", f"{_text(file.name)}, sha256 {file.sha256}"
     yield "Length", f"{training.epochs} epochs, {training.steps} steps, {_duration(training.seconds)}"
+    if training.end is not None:
+        yield "Ended", f"after {training.end.epochs} epochs, {training.end.steps} steps: {_ENDS[training.end.reason]}"
     yield "Device", _text(training.device)
     yield "Pitch of the recordings by", _text(card.model.pitch_estimator)
     settings = ", ".join(f"{name}={_text(value)}" for name, value in training.settings.items())
@@ -136,8 +145,17 @@ def _scores(card: Card) -> Iterator[str]:
         yield "No save was evaluated."
         return
     yield _table(_score_rows(("Best save", evaluation.best), ("Last save", evaluation.last)))
+    if evaluation.curve:
+        yield f"Sound distance by steps: {', '.join(_curve(evaluation.curve))}."
     if not evaluation.held_out:
         yield "Measured on clips that were trained on: these scores look better than they are."
+
+
+def _curve(points: Sequence[tuple[int, float]]) -> Iterator[str]:
+    """About a dozen points of a curve, the last one included."""
+    stride = -(-len(points) // _CURVE_POINTS)
+    for step, value in points[(len(points) - 1) % stride :: stride]:
+        yield f"{step}: {value:.2f}"
 
 
 def _score_rows(*saves: tuple[str, CardScores | None]) -> Iterator[tuple[str, str]]:

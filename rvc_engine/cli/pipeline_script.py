@@ -106,7 +106,15 @@ BatchSize = Annotated[
         "-bs", "--batch_size", callback=_to_number, help="Clips per GPU and step, or auto: as many as fit well."
     ),
 ]
-TotalEpoch = Annotated[int, typer.Option("-te", "--total_epoch", help="Passes over the dataset.")]
+TotalEpoch = Annotated[
+    str,
+    typer.Option(
+        "-te",
+        "--total_epoch",
+        callback=_to_number,
+        help="Passes over the dataset; auto: until saves no longer improve; the voice is then the best one.",
+    ),
+]
 SaveEveryEpoch = Annotated[int, typer.Option("-se", "--save_every_epoch", help="Epochs between saves.")]
 Gpus = Annotated[
     str, typer.Option("-g", "--gpus", help="GPUs to train on, such as 0, or 0-1-2; cpu, or without a GPU: the CPU.")
@@ -183,7 +191,7 @@ def pipeline(
     sample_rate: SampleRate = "40k",
     f0: IfF0 = 1,
     batch_size: BatchSize = "4",
-    total_epochs: TotalEpoch = 300,
+    total_epochs: TotalEpoch = "300",
     save_every_epochs: SaveEveryEpoch = 50,
     gpus: Gpus = "0",
     version: Version = "v2",

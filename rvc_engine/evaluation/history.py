@@ -14,6 +14,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rvc_engine.environment.files import unlink
+from rvc_engine.events import TrainingEnded
 from rvc_engine.workspace.atomic_files import write_atomically
 
 SELECTION_METRIC = "eval/mel"
@@ -54,6 +55,7 @@ class _Contents(BaseModel):
     spent_seconds: float = 0.0
     best: Row | None = None
     evaluations: list[Row] = []
+    end: TrainingEnded | None = None
 
 
 def kept_evaluations(root: Path) -> tuple[list[Row], Row | None, bool] | None:
@@ -63,6 +65,14 @@ def kept_evaluations(root: Path) -> tuple[list[Row], Row | None, bool] | None:
     except (OSError, ValidationError):
         return None
     return contents.evaluations, contents.best, contents.held_out
+
+
+def kept_end(root: Path) -> TrainingEnded | None:
+    """The end of a run with total_epochs=auto, from its folder."""
+    try:
+        return _Contents.model_validate_json((root / "evaluation.json").read_bytes()).end
+    except (OSError, ValidationError):
+        return None
 
 
 @dataclass
@@ -78,6 +88,8 @@ class EvaluationHistory:
     """In the order of steps."""
     best: Row | None = None
     spent_seconds: float = 0.0
+    end: TrainingEnded | None = None
+    """End of the training with total_epochs=auto; dropped once the run goes on."""
 
     @classmethod
     def load(cls, root: Path, clips: Sequence[str], held_out: bool, warn: Callable[[str], None]) -> Self:
@@ -112,6 +124,11 @@ class EvaluationHistory:
         self.rows = sorted([*(old for old in self.rows if old.step != row.step), row], key=lambda each: each.step)
         self._write()
 
+    def set_end(self, end: TrainingEnded) -> None:
+        """Record the end of the training, and write the file."""
+        self.end = end
+        self._write()
+
     def truncate_after(self, step: int) -> None:
         """Drop evaluations after a step, with their previews. The best is kept, as its voice file is."""
         beyond = [row for row in self.rows if row.step > step]
@@ -139,6 +156,7 @@ class EvaluationHistory:
             spent_seconds=self.spent_seconds,
             best=self.best,
             evaluations=self.rows,
+            end=self.end,
         )
         # NaN is not valid JSON
         text = json.dumps(contents.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)

@@ -11,14 +11,16 @@ import torch
 from rvc_engine.checkpoints.train_state import TrainProgress, completed_epochs
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.config import TrainingConfig
+from rvc_engine.data.clips import load_clip
 from rvc_engine.data.split import Split
 from rvc_engine.environment.files import unlink
 from rvc_engine.errors import ArtifactInvalid, IncompatibleCheckpoint
+from rvc_engine.evaluation import stopping
 from rvc_engine.evaluation.evaluator import Evaluation, Evaluator
 from rvc_engine.evaluation.history import UNMEASURED, EvaluationHistory, Row, Score
 from rvc_engine.evaluation.previews import Preview, Sound, write_preview
 from rvc_engine.evaluation.speaker_similarity import SpeakerScorer, installed_scorer
-from rvc_engine.events import Evaluated, PreviewReady
+from rvc_engine.events import EndReason, Evaluated, PreviewReady, TrainingEnded
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Synthesizer
 from rvc_engine.pitch.swift import SwiftEstimator
@@ -50,6 +52,16 @@ class EvaluationRunner:
         self._cost: float | None = None
         """Seconds of the last evaluation, or an estimate; None before both."""
         self._last_step: int | None = None
+        if config.total_epochs != "auto":
+            return
+        report.log(
+            f"total_epochs=auto: training ends once saves no longer improve, at most after {config.max_epochs} epochs"
+        )
+        if not split.are_held_out:
+            report.warn(
+                "with under 3 minutes of speech no clips are held out, so total_epochs=auto goes by clips that are "
+                "trained on: it may train longer than is good for the voice; add recordings, or set a number of epochs"
+            )
 
     def start(self, progress: TrainProgress) -> None:
         """Start at this progress: evaluations of later steps are dropped, as those steps are trained again."""
@@ -65,6 +77,31 @@ class EvaluationRunner:
     def score(self, step: int) -> Score:
         """The score of the evaluation at a step; lower is better, UNMEASURED where there was none."""
         return next((row.score for row in self._history.rows if row.step == step), UNMEASURED)
+
+    def is_due(self, step: int) -> bool:
+        """Whether total_epochs=auto needs an evaluation at this step."""
+        return stopping.is_due(self._history.rows, step)
+
+    def has_converged(self) -> bool:
+        """Whether training with total_epochs=auto ends here."""
+        return stopping.has_converged(self._history.rows, self._config.stop_share)
+
+    def earliest_end(self) -> int:
+        """The step at which training with total_epochs=auto ends if nothing from now on is better."""
+        return stopping.earliest_end(self._history.rows, self._config.stop_share)
+
+    def end(self, reason: EndReason, progress: TrainProgress) -> None:
+        """Record and report the end of a training with total_epochs=auto."""
+        best = self._history.best
+        event = TrainingEnded(
+            reason=reason,
+            step=progress.step,
+            epoch=completed_epochs(progress),
+            best_step=None if best is None else best.step,
+            best_epoch=None if best is None else best.epoch,
+        )
+        self._history.set_end(event)
+        self._report.event(event)
 
     def run(self, model: Synthesizer, progress: TrainProgress) -> None:
         """Evaluate the synthesizer in its current state, unless that takes too much of the run's time."""
@@ -82,8 +119,8 @@ class EvaluationRunner:
             self._report.warn(f"step {progress.step} was not evaluated: the device is out of memory")
 
     def _is_affordable(self, model: Synthesizer, progress: TrainProgress) -> bool:
-        if self._config.evaluate == "always":
-            return True
+        if self._config.evaluate == "always" or self._config.total_epochs == "auto":
+            return True  # the end of training must not depend on how busy the machine is
         allowed = MAX_TIME_FRACTION * progress.seconds - self._history.spent_seconds
         if allowed > 0 and self._cost is None:
             self._cost = self._evaluator().estimate_seconds(model)
@@ -159,7 +196,11 @@ class EvaluationRunner:
         """Write the best voice so far; False, with a warning, if it has no valid export: training goes on."""
         details = export.VoiceDetails.from_checkpoint(self._workspace, self._config, progress)
         try:
-            export.write_voice(self._workspace.best_file, model.state_dict(), self._hparams, details)
+            path, weights = self._workspace.best_file, model.state_dict()
+            export.write_voice(path, weights, self._hparams, details)
+            if self._config.total_epochs == "auto":  # it becomes the voice, once these weights are gone
+                clip = load_clip(self._split.evaluated[0])
+                export.check_voice(path, weights, self._hparams, clip, self._device)
         except ArtifactInvalid as error:
             self._report.warn(f"step {progress.step} is the best so far, but its voice could not be written: {error}")
             return False

@@ -135,7 +135,7 @@ def _kept_saves(config: TrainingConfig) -> tuple[int, bool]:
     """Pairs on disk at once, and whether each new pair is written beside the one that it replaces."""
     if config.save_only_latest:
         return 1, True
-    number = -(-config.total_epochs // config.save_every_epochs)
+    number = -(-config.epoch_limit // config.save_every_epochs)
     if config.max_train_seconds is not None:
         number = min(number, 1 + int(config.max_train_seconds / MIN_SECONDS_PER_SAVE))
     if config.keep_saves == "latest":

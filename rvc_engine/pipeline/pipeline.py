@@ -38,6 +38,8 @@ from rvc_engine.workspace.stage_cache import StageCache
 
 _EPOCHS_WORTH: dict[Stage, float] = {"slice": 0.2, "pitch": 0.8, "content": 1.0, "index": 0.5, "export": 0.1}
 """Usual duration of the stages beside training, in epochs: like an epoch's, it grows with the recordings' length."""
+_AUTO_EPOCHS_WORTH = 100
+"""Epochs that training counts as with total_epochs=auto."""
 
 FEATURES_MISMATCH = (
     "the base weights were trained on ContentVec features, and this run uses content={content}; they still give the "
@@ -325,18 +327,19 @@ class _Run:
     def _stage(self, stage: Stage) -> Iterator[StageReport]:
         self.report(StageChanged(stage=stage, state="started"))
         started = time.monotonic()
-        stage_report = StageReport(stage, self.report, self.is_stopping, progress_span(stage, self.config.total_epochs))
+        stage_report = StageReport(stage, self.report, self.is_stopping, progress_span(stage, self.config))
         stage_report.check_stop()
         yield stage_report
         self.report(StageChanged(stage=stage, state="finished", seconds=time.monotonic() - started))
 
 
-def progress_span(stage: Stage, total_epochs: int) -> tuple[float, float]:
+def progress_span(stage: Stage, config: TrainingConfig) -> tuple[float, float]:
     """A stage's part of the run's progress, (start, end) in 0..1: its share of the expected time.
 
     The same in all attempts of a job, as it follows from the configuration alone.
     """
-    worth = [_EPOCHS_WORTH.get(each, total_epochs) for each in STAGES]
+    epochs = min(config.epoch_limit, _AUTO_EPOCHS_WORTH) if config.total_epochs == "auto" else config.total_epochs
+    worth = [_EPOCHS_WORTH.get(each, epochs) for each in STAGES]
     position = STAGES.index(stage)
     return sum(worth[:position]) / sum(worth), sum(worth[: position + 1]) / sum(worth)
 

@@ -14,6 +14,9 @@ from rvc_engine.training.schedule import MIN_TIMED_STEPS
 from rvc_engine.training.step import StepResult
 from rvc_engine.training.throughput import Throughput
 
+MAX_UNKNOWN = 0.99
+"""Largest share of the work reported as done while its end is not known."""
+
 
 class NotFinite(Exception):
     """A loss is NaN or infinite."""
@@ -28,6 +31,8 @@ class ProgressReporter:
         self._config, self._report = config, report
         self.reader = AsyncMetricReader[tuple[TrainProgress, float]](device, is_blocking=world_size > 1)
         self.throughput = Throughput(device, precision, world_size)
+        self.earliest_end: int | None = None
+        """With total_epochs=auto, the step at which training ends if no save from now on is better."""
 
     def report_metrics(self, state: GanTrainState, *, waits: bool = False) -> None:
         """Send the metrics that `reader` has read, or with `waits` all submitted ones. Raises NotFinite."""
@@ -43,8 +48,8 @@ class ProgressReporter:
             done,
             total,
             eta_seconds=eta,
-            epoch=min(progress.last_epoch, self._config.total_epochs),
-            total_epochs=self._config.total_epochs,
+            epoch=min(progress.last_epoch, self._config.epoch_limit),
+            total_epochs=self._config.epoch_limit,
             step=progress.step,
             total_steps=total_steps,
             step_seconds=self.throughput.step_seconds,
@@ -52,9 +57,15 @@ class ProgressReporter:
             machine_share=self.throughput.mfu,
         )
 
-    def _completion(self, progress: TrainProgress, total_steps: int) -> tuple[float, float, float]:
-        """Work done, total work and seconds left, by steps or by the clock, whichever is nearer to the end."""
+    def _completion(self, progress: TrainProgress, total_steps: int) -> tuple[float, float, float | None]:
+        """Work done, total work and seconds left, by steps or by the clock, whichever is nearer to the end.
+
+        With total_epochs=auto the work is that until the earliest end, and the seconds are unknown.
+        """
         step, step_seconds, limit = progress.step, self.throughput.step_seconds or 0.0, self._config.max_train_seconds
+        if self.earliest_end is not None:
+            fraction = max(step / min(self.earliest_end, total_steps), progress.seconds / (limit or math.inf))
+            return min(fraction, MAX_UNKNOWN), 1.0, None
         remaining = (total_steps - step) * step_seconds
         if limit is None:
             return step, total_steps, remaining

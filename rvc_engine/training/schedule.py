@@ -9,6 +9,7 @@ from rvc_engine.checkpoints.recovery import RecoveryStore
 from rvc_engine.checkpoints.train_state import TrainProgress
 from rvc_engine.compute.process_group import DistributedContext
 from rvc_engine.config import TrainingConfig
+from rvc_engine.evaluation.runner import EvaluationRunner
 
 MIN_TIMED_STEPS = 8
 """`max_train_seconds` does not end training before so many steps."""
@@ -49,6 +50,20 @@ class Schedule:
         """Whether `max_train_seconds` ends the training here."""
         limit = self._config.max_train_seconds
         return limit is not None and progress.seconds >= limit and progress.step >= MIN_TIMED_STEPS
+
+    def is_evaluation_due(self, epoch: int, step: int, evaluation: EvaluationRunner | None) -> bool:
+        """Whether to evaluate after an epoch without a save. All ranks must call this; `evaluation` is rank 0's."""
+        every = self._config.evaluate_every_epochs
+        if every and epoch % every == 0:
+            return True
+        is_due = evaluation is not None and evaluation.is_due(step)
+        return self._config.total_epochs == "auto" and self._distributed.all_reduce_any(is_due)
+
+    def has_converged(self, evaluation: EvaluationRunner | None) -> bool:
+        """Whether total_epochs=auto ends the training here. All ranks must call this; `evaluation` is rank 0's."""
+        if self._config.total_epochs != "auto":
+            return False
+        return self._distributed.all_reduce_any(evaluation is not None and evaluation.has_converged())
 
     def start_checkpoint_interval(self) -> None:
         """Count the seconds until the next checkpoint from now."""

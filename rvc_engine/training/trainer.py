@@ -32,7 +32,7 @@ from rvc_engine.data.speakers import Speakers
 from rvc_engine.data.split import Split, split
 from rvc_engine.errors import Diverged, GpuOutOfMemory, StopRequested
 from rvc_engine.evaluation.runner import EvaluationRunner
-from rvc_engine.events import CheckpointSaved
+from rvc_engine.events import CheckpointSaved, EndReason
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.reporting import StageReport
@@ -192,6 +192,7 @@ class _Trainer:
         self.schedule.start_checkpoint_interval()
         self.saved_step = progress.step
         self.time_is_up = self.schedule.is_time_up(progress)
+        self._check_convergence()
 
     def _graphed_steps(self) -> GraphedSteps | None:
         if not has_graphs(self.device):
@@ -221,7 +222,7 @@ class _Trainer:
             config_file.write(self.workspace, config, sampler.micro_batch_size, self.report)
         how = f"{self.precision.name}{' with gradient checkpointing' if config.gradient_checkpointing else ''}"
         self.report.log(
-            f"training {sampler}, {config.total_epochs} epochs, on {self.device} in {how}, "
+            f"training {sampler}, {config.epoch_limit} epochs, on {self.device} in {how}, "
             f"base weights: {self.base.identity}"
         )
         return sampler
@@ -294,10 +295,10 @@ class _Trainer:
                     break
 
     def _has_steps_left(self) -> bool:
-        return self.progress.epoch <= self.config.total_epochs and not self.time_is_up
+        return self.progress.epoch <= self.config.epoch_limit and not self.time_is_up and not self.has_converged
 
     def _num_steps_left(self) -> int:
-        num_epochs = self.config.total_epochs - (self.progress.epoch - 1)
+        num_epochs = self.config.epoch_limit - (self.progress.epoch - 1)
         return max(0, num_epochs * self.sampler.steps_per_epoch - self.progress.batch)
 
     def _draw(self, batch: GlobalBatch) -> tuple[Tensor, Noise, BatchTotals]:
@@ -376,13 +377,21 @@ class _Trainer:
 
     def _save_if_due(self) -> None:
         epoch = completed_epochs(self.progress)
-        is_over = self.progress.batch == 0 and epoch < self.config.total_epochs
+        is_over = self.progress.batch == 0 and epoch < self.config.epoch_limit
         if is_over and epoch % self.config.save_every_epochs == 0:
             self._save()
-        elif is_over and self.config.evaluate_every_epochs and epoch % self.config.evaluate_every_epochs == 0:
+        elif is_over and self.schedule.is_evaluation_due(epoch, self.progress.step, self.evaluation):
             self._check_finite()
             if self.evaluation is not None:
                 self.evaluation.run(self.state.synthesizer, self.progress)
+        if is_over:
+            self._check_convergence()
+
+    def _check_convergence(self) -> None:
+        """With total_epochs=auto, end training where the saves no longer improve."""
+        self.has_converged = self.schedule.has_converged(self.evaluation)
+        if self.config.total_epochs == "auto" and self.evaluation is not None:
+            self.progress_reporter.earliest_end = self.evaluation.earliest_end()
 
     def _save(self) -> None:
         """Write and evaluate a save: a G_/D_ pair (option `-se`), and a small voice file if `-sw` is set."""
@@ -396,11 +405,14 @@ class _Trainer:
             self._checkpoint()
         self._save()
         self.checkpointer.wait()
-        if self.progress.epoch <= self.config.total_epochs:
+        if self.time_is_up:
             self.report.log(
                 f"max_train_seconds={self.config.max_train_seconds:g} reached after {self.progress.step} steps, in "
-                f"epoch {self.progress.last_epoch} of {self.config.total_epochs}"
+                f"epoch {self.progress.last_epoch} of {self.config.epoch_limit}"
             )
+        if self.config.total_epochs == "auto" and self.evaluation is not None:
+            reached: EndReason = "max_train_seconds" if self.time_is_up else "max_epochs"
+            self.evaluation.end("no_better_save" if self.has_converged else reached, self.progress)
         return self.progress
 
     def _restore_checkpoint(self, fault: str) -> None:

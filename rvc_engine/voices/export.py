@@ -6,7 +6,7 @@ Nothing is published here before it was read back strictly, rendered a clip and 
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -176,21 +176,37 @@ def run(
 ) -> tuple[VoiceDetails, list[ArtifactReady]]:
     """Write the voice from the newest checkpoint, check both files and announce them; returns what was announced.
 
+    With total_epochs=auto the voice is the best save, which was checked when it was written.
     Raises ArtifactInvalid, IncompatibleCheckpoint without a checkpoint, InvalidDataset, DiskFull.
     """
     hparams = config_file.hyperparameters(workspace, config)
     weights, progress = load_trained_synthesizer(workspace)
     details = VoiceDetails.from_checkpoint(workspace, config, progress)
-    write_voice(workspace.voice_file, weights, hparams, details)
-    report.progress(1, 4)
-    clips, _ = list_clips(workspace, hparams, Speakers.from_workspace(workspace, config))
-    longest = max(clips, key=lambda clip: clip.frames)
-    check_voice(workspace.voice_file, weights, hparams, load_clip(longest), device)
+    best = _best_voice(workspace, report) if config.total_epochs == "auto" else None
+    if best is not None:
+        write_voice_tree(workspace.voice_file, best)
+        details = replace(details, epoch=best["epoch"], step=best["step"])
+    else:
+        write_voice(workspace.voice_file, weights, hparams, details)
+        report.progress(1, 4)
+        clips, _ = list_clips(workspace, hparams, Speakers.from_workspace(workspace, config))
+        longest = max(clips, key=lambda clip: clip.frames)
+        check_voice(workspace.voice_file, weights, hparams, load_clip(longest), device)
     report.progress(2, 4)
     for path in _index_files(workspace):
         check_index(path, hparams.feature_size)
     report.progress(3, 4)
-    return details, announce(workspace, report)
+    return details, announce(workspace, report, is_best=best is not None)
+
+
+def _best_voice(workspace: Workspace, report: StageReport) -> dict[str, Any] | None:
+    """Contents of the best save's voice; None, with a warning, where there is no whole one: the last save is used."""
+    try:
+        read_voice(workspace.best_file)
+        return load_file(workspace.best_file)
+    except (ArtifactInvalid, IncompatibleCheckpoint, OSError) as error:
+        report.warn(f"the voice is that of the last save, as there is no voice of a best one: {error}")
+        return None
 
 
 def run_index_only(workspace: Workspace, config: TrainingConfig, report: StageReport) -> None:
@@ -201,11 +217,14 @@ def run_index_only(workspace: Workspace, config: TrainingConfig, report: StageRe
     report.progress(1, 1)
 
 
-def announce(workspace: Workspace, report: StageReport) -> list[ArtifactReady]:
-    """Report the files of a voice as artifacts. The best save's voice is optional: a damaged one gives a warning."""
+def announce(workspace: Workspace, report: StageReport, *, is_best: bool = False) -> list[ArtifactReady]:
+    """Report the files of a voice as artifacts. The best save's voice is optional: a damaged one gives a warning.
+
+    `is_best`: the voice is that of the best save, which is not offered a second time.
+    """
     files = [artifact_of("voice", workspace.voice_file)]
     files += [artifact_of(kind, path) for path, kind in _index_files(workspace).items()]
-    if workspace.best_file.exists():
+    if workspace.best_file.exists() and not is_best:
         try:
             read_voice(workspace.best_file)
             files.append(artifact_of("best", workspace.best_file))

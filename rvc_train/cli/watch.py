@@ -33,7 +33,8 @@ class View:
     def __init__(self, job: JobPublic) -> None:
         self.status: str = job.status
         # With a time limit, the number of epochs is only an upper bound, which is not shown.
-        self._ends_by_time = job.config.get("max_train_seconds") is not None
+        ends_early = job.config.get("max_train_seconds") is not None or job.config.get("total_epochs") == "auto"
+        self._shows_total = not ends_early
         self.queue_position = job.queue_position
         self.losses: dict[str, float | None] = dict(job.losses)
         self.numbers: dict[str, Any] = job.model_dump(
@@ -78,7 +79,7 @@ class View:
         n = self.numbers
         parts = []
         if n["epoch"] is not None and n["stage"] == "train":
-            total = f"/{n['total_epochs']}" if n["total_epochs"] and not self._ends_by_time else ""
+            total = f"/{n['total_epochs']}" if n["total_epochs"] and self._shows_total else ""
             parts.append(translated(f"epoch {n['epoch']}{total}"))
         if n["step"] is not None and n["stage"] == "train":
             parts.append(translated(f"step {n['step']}") + self._throughput())

@@ -9,6 +9,7 @@ from pydantic import Field, computed_field, model_validator
 from rvc_engine.card.provenance import Consent
 from rvc_engine.config import TrainingConfig, VoiceName
 from rvc_engine.errors import FailureCode
+from rvc_engine.events import EndReason
 from rvc_train.schemas.base import DEPRECATED, RequestModel, ResponseModel
 from rvc_train.schemas.webhooks import WebhookCreate
 
@@ -167,6 +168,18 @@ class Forecast(ResponseModel):
         return self.eta
 
 
+class TrainingEnd(ResponseModel):
+    """End of a training with `total_epochs=auto`, whose voice is the best save."""
+
+    reason: EndReason
+    """no_better_save: saves no longer improved, by `stop_share`. The others: that limit was reached."""
+    step: int
+    epoch: int
+    best_step: int | None
+    """Step of the best save; null where no save was evaluated, and the voice is the last one."""
+    best_epoch: int | None
+
+
 class JobPublic(Forecast):
     """Job."""
 
@@ -184,8 +197,11 @@ class JobPublic(Forecast):
     eta_seconds: float | None
     epoch: int | None
     total_epochs: int | None
+    """With `total_epochs=auto` the most, `max_epochs`; `total_steps` likewise."""
     step: int | None
     total_steps: int | None
+    training_end: TrainingEnd | None = None
+    """End of a training with `total_epochs=auto`; null before, and for a fixed number of epochs."""
     step_seconds: float | None
     losses: dict[str, float]
     """Newest value of each metric, by key."""

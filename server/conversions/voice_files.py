@@ -48,7 +48,9 @@ def voice_files(session: Session, job: Job, save: str | None, storage: Storage) 
         return VoiceFiles(voice=_first_file(published.get("voice")), index=index)
     if save == BEST:
         stored = [folder / _STORED_BEST for folder in storage.checkpoint_folders(job.id).values()]
-        return VoiceFiles(voice=_first_file(published.get("best"), workspace.best_file, *reversed(stored)), index=index)
+        is_voice = job.config.get("total_epochs") == "auto"
+        best = (published.get("best"), published.get("voice") if is_voice else None)
+        return VoiceFiles(voice=_first_file(*best, workspace.best_file, *reversed(stored)), index=index)
     saves = saved_generators(workspace.root)
     if save == LATEST:
         newest = next(reversed(saves.values()), None)

@@ -107,6 +107,8 @@ class Job(Table, table=True):
     total_steps: int | None = None
     step_seconds: float | None = None
     losses: dict[str, float | None] = Field(default_factory=dict, sa_type=sa.JSON)
+    training_end: dict[str, Any] | None = Field(default=None, sa_column=nullable_json())
+    """End of a training with `total_epochs=auto`: the data of its event."""
     num_warnings: int = 0
     last_seq: int = 0
     """Number of the newest event."""

@@ -123,7 +123,8 @@ def _workload(
     config: TrainingConfig, measured: Sequence[MeasuredJob], audio_seconds: float
 ) -> tuple[Range | None, Range, Range]:
     """Clips, steps and seconds, by comparable jobs; no clips where their number in a batch is not known."""
-    work = [job.workload(config.model_dump(mode="json"), audio_seconds) for job in measured]
+    options = config.model_dump(mode="json")
+    work = [job.workload(options, audio_seconds, at_least=least) for job in measured for least in (True, False)]
     steps, seconds = [each[0] for each in work], [each[1] for each in work]
     clips = None
     if config.batch_size != "auto":

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col
 
+from rvc_engine.evaluation.stopping import MIN_EVALUATIONS, MIN_STEPS
 from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus, Range
 from server.database.engine import SCHEMA_VERSION
 from server.database.tables import Attempt, Dataset, Job, Worker
@@ -51,10 +52,19 @@ class MeasuredJob:
     step_seconds: float
     other_seconds: float  # of the attempt, outside of training steps
 
-    def workload(self, config: Mapping[str, Any], audio_seconds: float) -> tuple[float, float]:
-        """Steps and seconds of a job with the same settings on a dataset of another length."""
+    def workload(
+        self, config: Mapping[str, Any], audio_seconds: float, *, at_least: bool = False
+    ) -> tuple[float, float]:
+        """Steps and seconds of a job with the same settings on a dataset of another length.
+
+        With total_epochs=auto the most, or with `at_least` the least.
+        """
         scale, limit = audio_seconds / self.audio_seconds, config.get("max_train_seconds") or math.inf
-        steps = min(max(1, round(self.steps_per_epoch * scale)) * config["total_epochs"], limit / self.step_seconds)
+        epoch, epochs = max(1, round(self.steps_per_epoch * scale)), config["total_epochs"]
+        steps = epoch * (config["max_epochs"] if epochs == "auto" else epochs)
+        if epochs == "auto" and at_least:
+            steps = min(steps, max(MIN_STEPS, MIN_EVALUATIONS * epoch))
+        steps = min(steps, limit / self.step_seconds)
         return steps, steps * self.step_seconds + self.other_seconds * scale
 
 
@@ -134,7 +144,13 @@ class Estimator:
                 seconds = [job.eta_seconds]
             else:
                 measured, length = self.comparable(session, job.config, workers), length_of[job.dataset_id]
-                seconds = [(1 - job.progress) * each.workload(job.config, length)[1] for each in measured if length]
+                is_auto = job.config.get("total_epochs") == "auto"  # its progress is until the earliest end
+                seconds = [
+                    share * each.workload(job.config, length, at_least=is_least)[1]
+                    for each in measured
+                    if length
+                    for is_least, share in ((True, 1 - job.progress), (False, 1.0 if is_auto else 1 - job.progress))
+                ]
             found[job.number] = (SPREAD[0] * min(seconds), SPREAD[1] * max(seconds)) if seconds else (0.0, math.inf)
         return found
 

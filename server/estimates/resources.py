@@ -45,7 +45,7 @@ def _num_saves(config: TrainingConfig) -> int:
     """Largest number of G_/D_ pairs on the disk."""
     if config.save_only_latest:
         return 1
-    number = -(-config.total_epochs // config.save_every_epochs)
+    number = -(-config.epoch_limit // config.save_every_epochs)
     if config.max_train_seconds is not None:
         number = min(number, 1 + int(config.max_train_seconds / _SECONDS_PER_SAVE))
     most = {"all": number, "latest": 2, "best": config.num_best_saves + 2}[config.keep_saves]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rvc_engine import events as engine_events
-from rvc_engine.event_text import evaluation_text
+from rvc_engine.event_text import ending_text, evaluation_text
 from rvc_train.schemas.events import EventType
 
 _ALWAYS = frozenset({"stage", "progress", "eta_seconds"})
@@ -65,6 +65,10 @@ def aggregate(events: Sequence[engine_events.Event]) -> EventBatch:
                 result.events.append(NewEvent(EventType.CHECKPOINT_SAVED, f"checkpoint at step {event.step}", data))
             case engine_events.Evaluated():
                 _evaluation(result, event)
+            case engine_events.TrainingEnded():
+                data = event.model_dump(exclude={"type", "time"})
+                result.columns["training_end"] = data
+                result.events.append(NewEvent(EventType.TRAINING_ENDED, ending_text(event), data))
             case _:
                 pass
     return result

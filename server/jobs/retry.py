@@ -92,12 +92,21 @@ class RetryService:
 
 
 def _refuse_nothing_to_do(old: Job, request: JobRetry, config: TrainingConfig) -> None:
-    """Refuse to continue a training that has reached its last epoch: the new job would train nothing."""
-    is_over = old.status == JobStatus.SUCCEEDED and old.epoch is not None and config.total_epochs <= old.epoch
-    if is_over and request.start_from == "checkpoint":
+    """Refuse to continue a training that has reached its end: the new job would train nothing."""
+    if old.status != JobStatus.SUCCEEDED or old.epoch is None or request.start_from != "checkpoint":
+        return
+    if config.epoch_limit <= old.epoch:
+        option = "max_epochs" if config.total_epochs == "auto" else "total_epochs"
         raise Refused(
-            f"the job has already trained {old.epoch} epochs; set total_epochs higher, or retry from the start",
-            "/config/total_epochs",
+            f"the job has already trained {old.epoch} epochs; set {option} higher, or retry from the start",
+            f"/config/{option}",
+        )
+    has_converged = old.training_end is not None and old.training_end["reason"] == "no_better_save"
+    if has_converged and config.total_epochs == "auto" and config.stop_share <= old.config["stop_share"]:
+        raise Refused(
+            f"the job ended after {old.epoch} epochs because no later save was better; set stop_share higher than "
+            f"{old.config['stop_share']:g}, or total_epochs to a number above {old.epoch}, or retry from the start",
+            "/config/stop_share",
         )
 
 
@@ -110,8 +119,11 @@ def _retry_request(old: Job, request: JobRetry) -> JobCreate:
             "start: preparation whose settings are unchanged is not repeated",
             f"/config/{fixed[0]}",
         )
+    kept = old.config
+    if request.config.get("total_epochs", "auto") != "auto":  # a number has no use for what auto goes by
+        kept = {name: value for name, value in kept.items() if name not in {"stop_share", "max_epochs"}}
     try:
-        config = TrainingConfig.model_validate({**old.config, **request.config})
+        config = TrainingConfig.model_validate({**kept, **request.config})
     except ValidationError as error:
         first = error.errors()[0]
         pointer = "".join(f"/{part}" for part in first["loc"])

@@ -226,7 +226,7 @@ def versions_public(
             eta_seconds=job.eta_seconds,
             dataset_id=job.dataset_id,
             epoch=job.epoch,
-            total_epochs=job.total_epochs,
+            total_epochs=None if job.config.get("total_epochs") == "auto" else job.total_epochs,
             best_save=None if save is None else _save_public(save),
             files=[artifact_public(job, artifact) for artifact in files[number]],
             disk_bytes=sizes.get(number, 0),

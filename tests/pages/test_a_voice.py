@@ -128,6 +128,34 @@ def test_a_try_that_its_time_limit_ended_says_so_and_what_comes_next(house: Any,
     expect(page.locator("#zip-names-choice")).to_be_hidden()
 
 
+def test_a_training_that_ended_by_itself_says_why_and_marks_best_and_end(house: Any, visit: Any) -> None:
+    station = house.station
+    saves = [["evaluated", 4, 20, True], ["evaluated", 8, 25, False]]
+    station.follow_script(["progress", 8, 300], *saves, ["end_by_itself", 8, 4], *station.MAKE_VOICE)
+    config = station.small.model_copy(update={"total_epochs": "auto", "max_epochs": 300})
+    job = station.wait_for(station.submit(house.dataset, name="auto", config=config), "succeeded", "failed")
+    visitor = visit(station)
+    page = visitor.page
+    visitor.open(f"/jobs/{job.id}")
+    expect(page.locator("#timed")).to_have_text(
+        "Training ended after 8 epochs: no better save since epoch 4. The voice is that save."
+    )
+    expect(page.locator("#facts")).not_to_contain_text("300")
+    expect(page.locator("#events")).to_contain_text("no better save since epoch 4")
+    page.get_by_text("All files").click()
+    expect(page.locator("#files tr").first).to_contain_text("Best save: load this one")
+    chart = page.locator(".curve", has_text="Sound distance").first
+    expect(chart.locator("canvas")).to_be_visible()
+    expect(chart).to_have_attribute("data-marks", "best 4, end 8")
+    visitor.open(f"/new?clone={job.id}")
+    expect(page.locator("input[name=effort][value=before]")).to_be_checked()
+    expect(page.locator("#choice-effort")).to_contain_text("until it no longer improves, at most 300 epochs")
+    page.locator("input[name=effort][value=auto]").check()
+    page.locator("#all-settings > summary").click()
+    expect(page.locator("#settings [data-name=total_epochs] input")).to_have_value("auto")
+    expect(page.locator("#settings [data-name=max_epochs] input")).to_have_value("1000")
+
+
 def test_progress_is_in_the_tab_and_a_pause_is_no_attempt(house: Any, visit: Any) -> None:
     station = house.station
     station.follow_script(["train", 400, 0.2, 100])

@@ -35,6 +35,7 @@ from rvc_engine.events import (
     StageChanged,
     Stopped,
     Succeeded,
+    TrainingEnded,
     Warned,
     format_event,
 )
@@ -160,6 +161,11 @@ class Engine:
         values = {"eval/mel": mel, "eval/f0_cents": 40.0}
         fields = {"step": step, "epoch": step, "values": values, "held_out": True, "is_best": is_best}
         self.send(Evaluated(**fields, num_clips=3, seconds=0.1))
+
+    def end_by_itself(self, step: int, best_step: int) -> None:
+        """The end of a training with total_epochs=auto."""
+        end = {"step": step, "epoch": step, "best_step": best_step, "best_epoch": best_step}
+        self.send(TrainingEnded(reason="no_better_save", **end))
 
     def preview(self, step: int, sound: str) -> None:
         """A preview whose files hold what is given."""

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, TaskID
 
+from rvc_engine.event_text import ending_text
+from rvc_engine.events import TrainingEnded
 from rvc_engine.names.voices import storable, voice_file_stem
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli import exit_codes
@@ -20,7 +22,7 @@ from rvc_train.cli.validation import validated
 from rvc_train.cli.watch import print_outcome, watch
 from rvc_train.errors import UsageError
 from rvc_train.http.files import free_paths
-from rvc_train.schemas.jobs import JobCreate, JobPublic, StartedFrom, StartFrom
+from rvc_train.schemas.jobs import JobCreate, JobPublic, StartedFrom, StartFrom, TrainingEnd
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique prefix of one, or `last`.")]
 
@@ -166,12 +168,19 @@ def jobs(
             translated_word("status", job.status),
             translated_word("stage", job.stage or "-"),
             f"{job.progress:.0%}",
-            "-" if job.epoch is None else f"{job.epoch}/{job.total_epochs}",
+            _epochs(job),
             "-" if mel is None else f"{mel:.1f}",
             "-" if job.status.is_terminal else span(job.eta),
             ago(job.created_at),
         )
     session.output.result(found, rows if found else "no jobs; submit one with: rvc-train submit DATASET --name VOICE")
+
+
+def _epochs(job: JobPublic) -> str:
+    """Epochs done, and of how many where that is known."""
+    if job.epoch is None:
+        return "-"
+    return str(job.epoch) if job.config.get("total_epochs") == "auto" else f"{job.epoch}/{job.total_epochs}"
 
 
 def show(session: Session, job: JobArgument) -> None:
@@ -184,6 +193,7 @@ def show(session: Session, job: JobArgument) -> None:
         f"status     {translated_word('status', found.status)}{place}",
         f"progress   {found.progress:.1%}" + (f", {translated_word('stage', found.stage)}" if found.stage else ""),
         f"attempt    {found.attempt}",
+        *([f"training   {_end_text(found.training_end)}"] if found.training_end else []),
         *([f"ends in    {span(found.eta)}"] if found.eta else []),
         *([f"starts in  {span(found.starts_in)}"] if found.starts_in else []),
         *([f"retry of   {found.retry_of}, from the {found.retry_from}"] if found.retry_of else []),
@@ -195,6 +205,11 @@ def show(session: Session, job: JobArgument) -> None:
         *([f"notice     {found.content_notice}"] if found.content_notice else []),
     ]
     session.output.result(found, "\n".join(lines))
+
+
+def _end_text(end: TrainingEnd) -> str:
+    """The end of training as its event has it."""
+    return translated(ending_text(TrainingEnded(**end.model_dump())))
 
 
 def _start_text(start: StartedFrom) -> str:

@@ -44,6 +44,7 @@ class VoiceVersionPublic(ResponseModel):
     dataset_id: str
     epoch: int | None
     total_epochs: int | None
+    """Null for `total_epochs=auto`."""
     best_save: CheckpointPublic | None
     """The best of its evaluated saves."""
     files: list[ArtifactPublic]

@@ -31,6 +31,8 @@ def chosen(*words: str) -> dict[str, Any]:
     [
         (["--batch-size", "auto"], "batch_size", "auto"),
         (["--batch-size", "8"], "batch_size", 8),
+        (["--total-epochs", "auto"], "total_epochs", "auto"),
+        (["--total-epochs", "8"], "total_epochs", 8),
         (["--accumulate-steps", "2"], "accumulate_steps", 2),
         (["--precision", "bf16"], "precision", "bf16"),
         (["--no-tf32"], "tf32", False),

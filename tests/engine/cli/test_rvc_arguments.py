@@ -139,5 +139,12 @@ def test_a_usage_error_names_options_and_no_fields(script) -> None:
     assert "version=" not in result.stderr
 
 
+def test_epochs_are_a_number_or_auto(script) -> None:
+    assert script("-e", "anna", "-te", "auto")[1].config.total_epochs == "auto"
+    result, _ = script("-e", "anna", "-te", "best")
+    assert "-te/--total_epoch" in result.stderr
+    assert "from 1 to 20000, or auto" in result.stderr
+
+
 def test_options_that_are_not_given_stay_unset(script) -> None:
     assert script("-e", "anna", "-te", "300", "--set", "seed=3")[1].config.model_fields_set == {"total_epochs", "seed"}

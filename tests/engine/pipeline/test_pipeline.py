@@ -224,9 +224,9 @@ def test_another_encoder_in_the_same_workspace_leaves_the_cached_features_alone(
 
 @pytest.mark.parametrize(("total_epochs", "most"), [(200, 0.02), (10, 0.2)])
 def test_progress_is_a_share_of_time_of_which_many_epochs_take_most(total_epochs: int, most: float) -> None:
-    spans = [progress_span(stage, total_epochs) for stage in STAGES]
+    spans = [progress_span(stage, TrainingConfig(total_epochs=total_epochs)) for stage in STAGES]
     assert (spans[0][0], spans[-1][1]) == (0, 1)
     assert [end for _, end in spans[:-1]] == [start for start, _ in spans[1:]]
-    start, end = progress_span("train", total_epochs)
+    start, end = progress_span("train", TrainingConfig(total_epochs=total_epochs))
     assert 0 < start < most
     assert end > 1 - most / 2

@@ -83,6 +83,22 @@ def test_times_grow_with_epochs_and_audio_and_end_at_max_train_seconds() -> None
     assert measured.workload({"total_epochs": 10, "max_train_seconds": 20}, 120) == (40, 50)
 
 
+def test_a_job_that_ends_by_itself_takes_from_its_earliest_end_to_its_last_epoch(bench: Any) -> None:
+    measured = MeasuredJob("a GPU", audio_seconds=120, steps_per_epoch=14, step_seconds=0.5, other_seconds=30)
+    auto = {"total_epochs": "auto", "max_epochs": 100}
+    assert measured.workload(auto, 120, at_least=True) == (400, 230)
+    assert measured.workload(auto, 120) == (1400, 730)
+    assert measured.workload(auto, 1200, at_least=True)[0] == 8 * 140, "an epoch is longer than from save to save"
+    assert measured.workload(auto | {"max_epochs": 20}, 120, at_least=True)[0] == 280
+    assert measured.workload(auto | {"max_train_seconds": 20}, 120, at_least=True) == (40, 50)
+    dataset_id = reported_dataset(bench)
+    finish_job(bench, dataset_id)
+    waiting = submit(bench, dataset_id, total_epochs="auto", max_epochs=100)
+    bench.jobs.register_worker("worker", 1, "here", "cuda:0")
+    (job,) = forecasts(bench, waiting)
+    assert (job.eta.low, job.eta.high) == (pytest.approx(0.8 * 230), pytest.approx(1.3 * 730))
+
+
 def test_only_jobs_on_a_live_workers_device_are_comparable(bench: Any) -> None:
     dataset_id = reported_dataset(bench)
     finish_job(bench, dataset_id, "a GPU")

@@ -30,14 +30,14 @@ def test_the_most_preferred_language_with_a_catalogue_is_chosen(header: str, lan
 
 
 def test_errors_and_their_parts_are_chinese_where_that_is_asked_for(http: httpx.Client) -> None:
-    body = {"name": "anna", "dataset_id": "ds_" + "0" * 32, "config": {"total_epochs": 0}}
+    body = {"name": "anna", "dataset_id": "ds_" + "0" * 32, "config": {"save_every_epochs": 0}}
     english, chinese = http.post("/v1/jobs", json=body), http.post("/v1/jobs", json=body, headers=CHINESE)
     assert chinese.headers["content-language"] == "zh"
     assert "Accept-Language" in chinese.headers["vary"]
     assert "Accept-Language" in english.headers["vary"]
     (fault,) = chinese.json()["errors"]
     assert fault["detail"] == "应大于或等于 1"
-    assert fault["pointer"] == english.json()["errors"][0]["pointer"] == "/config/total_epochs"
+    assert fault["pointer"] == english.json()["errors"][0]["pointer"] == "/config/save_every_epochs"
     missing = http.get("/v1/jobs/job_" + "0" * 32, headers=CHINESE).json()
     assert (missing["code"], missing["detail"]) == ("not_found", "没有任务 job_" + "0" * 32)
 

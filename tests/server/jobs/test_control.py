@@ -10,7 +10,7 @@ from sqlmodel import col, select
 
 from rvc_engine.checkpoints.manifest import CheckpointEntry, write_entries
 from rvc_engine.errors import FailureCode
-from rvc_engine.events import CheckpointSaved, Progress
+from rvc_engine.events import CheckpointSaved, Progress, TrainingEnded
 from rvc_train.schemas.jobs import JobPublic
 from rvc_train.schemas.webhooks import WebhookCreate
 from server.database.engine import read_session
@@ -161,6 +161,35 @@ def test_a_finished_training_is_continued_for_more_epochs_and_never_for_none(htt
         assert "has already trained 3 epochs" in refused.json()["detail"]
     assert http.post(path, json={"config": {"total_epochs": 4}}).status_code == 202
     assert http.post(path, json={"from": "start"}).status_code == 202
+
+
+def test_a_training_that_ended_by_itself_shows_its_end_and_goes_on_only_with_a_larger_share_or_a_number(http, live):
+    bench = live.bench
+    job = bench.job(priority=100, config={"total_epochs": "auto", "stop_share": 0.4, "max_epochs": 500})
+    assert http.get(f"/v1/jobs/{job.id}").json()["training_end"] is None
+    lease = bench.claim()
+    progress = Progress(stage="train", stage_progress=1, progress=0.9, step=700, epoch=70, total_epochs=500)
+    end = {"reason": "no_better_save", "step": 700, "epoch": 70, "best_step": 420, "best_epoch": 42}
+    bench.jobs.record_events(lease, [progress, TrainingEnded(**end)])
+    leave_checkpoint(live, job, lease)
+    bench.publish(lease)
+    bench.jobs.succeed(lease)
+    path = f"/v1/jobs/{job.id}"
+    assert http.get(path).json()["training_end"] == end
+    (event,) = http.get(f"{path}/events", params={"type": "training_ended"}).json()["data"]
+    assert (event["data"], event["message"]) == (end, "training ended after 70 epochs: no better save since epoch 42")
+    for config, option in (
+        ({}, "stop_share"),
+        ({"stop_share": 0.3}, "stop_share"),
+        ({"total_epochs": 70}, "total_epochs"),
+    ):
+        refused = http.post(f"{path}/retry", json={"config": config})
+        assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, f"/config/{option}")
+    limited = http.post(f"{path}/retry", json={"config": {"stop_share": 0.9, "max_epochs": 70}})
+    assert limited.json()["errors"][0]["pointer"] == "/config/max_epochs"
+    assert http.post(f"{path}/retry", json={"config": {"stop_share": 0.5}}).status_code == 202
+    fixed = job_of(http.post(f"{path}/retry", json={"config": {"total_epochs": 100}}))
+    assert (fixed.config["total_epochs"], fixed.config["stop_share"]) == (100, 0.3), "what auto goes by is dropped"
 
 
 def test_a_retry_is_a_new_job_with_the_same_settings_the_checkpoint_and_what_is_changed(http, live):

@@ -5,7 +5,7 @@ import { byId, h } from "./dom.js";
 import { labelOf, wordOf } from "./new/settings.js";
 import { scoreText, verdict } from "./saves.js";
 import { attempt } from "./shell.js";
-import { ago, t } from "./words.js";
+import { ago, count, t } from "./words.js";
 
 /** The most jobs to compare with: the number of colours. */
 const MOST_OTHERS = 4;
@@ -64,7 +64,7 @@ export class Compared {
         this.set(box.checked ? [...this.others, await this.run(job.id)] : this.others.filter((one) => one.id !== job.id));
         await this.offer();
       }));
-      const about = [t(`status.${job.status}`), t("voices.epoch", { epoch: job.epoch ?? 0, total: job.total_epochs ?? 0 }), ago(job.created_at)];
+      const about = [t(`status.${job.status}`), job.config.total_epochs === "auto" ? count("job.epochs", job.epoch ?? 0) : t("voices.epoch", { epoch: job.epoch ?? 0, total: job.total_epochs ?? 0 }), ago(job.created_at)];
       return h("label", {}, box, h("span", {}, job.name, h("small", { class: "muted" }, about.join(" · "))));
     };
     byId("compare-list").replaceChildren(...(found.length ? found.map(line) : [h("p", { class: "muted" }, t("job.compare_none"))]));

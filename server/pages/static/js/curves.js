@@ -26,6 +26,7 @@ export class Curves {
     this.charts = new Map();
     this.series = new Map();
     this.range = null;
+    this.marks = []; // vertical lines in the charts of scores
     this.smoothing = 0;
     this.isDue = false;
     zoomOut.addEventListener("click", () => this.zoom(null));
@@ -41,6 +42,22 @@ export class Curves {
     });
     this.isDue = true;
     this.ticking = repeat(() => (this.isDue ? this.load() : null), () => 3);
+  }
+
+  /** Mark steps in the charts of scores: `{step, name, text}`, the first one as the best. */
+  mark(marks) {
+    this.marks = marks;
+    for (const [key, { plot, element }] of this.charts) if (this.isMarked(key)) this.showMarks(plot, element);
+  }
+
+  isMarked(key) {
+    return key.startsWith("eval/");
+  }
+
+  /** Draw a chart's marks again; they are in its element too, as a canvas can't be read. */
+  showMarks(plot, element) {
+    element.dataset.marks = this.marks.map(({ text, step }) => `${text} ${step}`).join(", ");
+    plot.redraw(false);
   }
 
   /** Fetch the values soon, if the job has had another event since the last call: `seq` is the newest one's number. */
@@ -169,11 +186,13 @@ export class Curves {
       ],
       series: [{}, ...lines],
       hooks: {
+        draw: this.isMarked(key) ? [(self) => drawMarks(self, this.marks)] : [],
         setSelect: [(self) => this.selected(self)],
         setCursor: [(self) => chart.plot && this.showValues(chart, self.cursor.idx ?? null)],
       },
     }, [[], ...lines.map(() => [])], frame);
     chart.plot = plot;
+    if (this.isMarked(key)) this.showMarks(plot, element);
     plot.over.addEventListener("dblclick", () => this.zoom(null));
     plot.over.addEventListener("touchend", () => setTimeout(() => plot.setCursor({ left: -10, top: -10 }), 3000));
     return chart;
@@ -209,6 +228,30 @@ export class Curves {
     }
     this.charts.clear();
     this.draw();
+  }
+}
+
+/** Dashed vertical lines at steps, named at their tops. */
+function drawMarks(plot, marks) {
+  const style = getComputedStyle(document.documentElement);
+  const { ctx, bbox } = plot;
+  for (const { step, name, text } of marks) {
+    const x = plot.valToPos(step, "x", true);
+    if (x < bbox.left || x > bbox.left + bbox.width) continue;
+    const isRight = x > bbox.left + bbox.width / 2;
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = style.getPropertyValue(name === "best" ? "--good" : "--muted").trim();
+    ctx.lineWidth = devicePixelRatio;
+    ctx.setLineDash([4 * devicePixelRatio, 3 * devicePixelRatio]);
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+    ctx.font = `${11 * devicePixelRatio}px system-ui`;
+    ctx.textAlign = isRight ? "right" : "left";
+    const line = name === "best" ? 1 : 2.2; // one below the other, where both are near
+    ctx.fillText(text, x + (isRight ? -4 : 4) * devicePixelRatio, bbox.top + 11 * line * devicePixelRatio);
+    ctx.restore();
   }
 }
 

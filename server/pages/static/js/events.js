@@ -1,6 +1,12 @@
 // Events in the reader's language: by their type and values. Others have the server's text, which is in that language too.
 
-import { duration, figure, has, t } from "./words.js";
+import { count, duration, figure, has, number, t } from "./words.js";
+
+/** Why a training with total_epochs=auto ended, and which save is the voice. */
+export function endText({ reason, epoch, best_epoch: best }) {
+  const epochs = count("job.epochs", epoch);
+  return best == null ? t("job.end.unmeasured", { epochs }) : t(`job.end.${reason}`, { epochs, best: number(best) });
+}
 
 export function eventText({ type, data, message }) {
   switch (type) {
@@ -13,6 +19,8 @@ export function eventText({ type, data, message }) {
       return t("event.checkpoint_saved", { step: data.step });
     case "evaluated":
       return t(data.is_best ? "event.evaluated_best" : "event.evaluated", { save: t("job.save_name", data), mel: figure(data.values?.["eval/mel"]) });
+    case "training_ended":
+      return endText(data);
     case "preview_ready":
       return t("event.preview_ready", { save: t("job.save_name", data) });
     case "artifact_published":

@@ -8,7 +8,8 @@ import { has, size, t } from "./words.js";
 /** Order of the kinds in the table. */
 const KINDS = ["best", "voice", "index", "speaker_index", "card", "report"];
 
-export async function loadFiles(base) {
+/** `isBest`: the voice is its training's best save, and not the last one. */
+export async function loadFiles(base, isBest) {
   const files = await all(`${base}/artifacts`);
   const rank = (file) => (KINDS.includes(file.kind) ? KINDS.indexOf(file.kind) : KINDS.length);
   files.sort((one, other) => rank(one) - rank(other) || one.name.localeCompare(other.name));
@@ -21,17 +22,17 @@ export async function loadFiles(base) {
     byId("voice-zip").href = at(withQuery(`${base}/artifacts.zip`, { name: names }));
     byId("voice-zip").title = names.join(", ");
   }
-  keyed(byId("files"), files, (file) => file.id, row, () => {});
+  keyed(byId("files"), files, (file) => file.id, (file) => row(file, isBest && file.kind === "voice" ? "best" : file.kind), () => {});
 }
 
-function row(file) {
+function row(file, kind) {
   const take = () => attempt(async () => {
     await copy(file.sha256);
     notify(t("job.copied"));
   });
   return h("tr", {},
     h("td", {}, file.name),
-    h("td", {}, has(`file.${file.kind}`) ? t(`file.${file.kind}`) : file.kind),
+    h("td", {}, has(`file.${kind}`) ? t(`file.${kind}`) : kind),
     h("td", { class: "num" }, size(file.size)),
     h("td", {}, h("button", { type: "button", class: "quiet mono", onclick: take, title: file.sha256 },
       h("span", { class: "hidden" }, t("job.copy", { name: file.name })), h("span", { class: "sha" }, file.sha256))),

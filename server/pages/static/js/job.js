@@ -4,7 +4,7 @@ import { get, later, repeat, retryUnreachable, withQuery, ApiError } from "./api
 import { isOver, showActions, statusOf } from "./actions.js";
 import { Compared } from "./compare.js";
 import { at, byId, h, keyed, root, setText } from "./dom.js";
-import { eventText } from "./events.js";
+import { endText, eventText } from "./events.js";
 import { loadFiles } from "./files.js";
 import { labelOf, wordOf } from "./new/settings.js";
 import { Log } from "./log.js";
@@ -19,7 +19,7 @@ const base = `/v1/jobs/${id}`;
 const STAGES = ["slice", "pitch", "content", "train", "index", "export"];
 /** All types but those of each step: `progress` and `metric`. */
 const NOTABLE = [
-  "created", "validated", "queued", "started", "stage_changed", "warning", "checkpoint_saved", "evaluated", "preview_ready",
+  "created", "validated", "queued", "started", "stage_changed", "warning", "checkpoint_saved", "evaluated", "training_ended", "preview_ready",
   "artifact_published", "pause_requested", "paused", "resumed", "cancel_requested", "retrying", "worker_lost", "succeeded",
   "failed", "cancelled",
 ];
@@ -85,9 +85,10 @@ function showFailure() {
     setText(byId("failure-advice"), has(`advice.${code}`) ? t(`advice.${code}`) : code);
     byId("failure-weights").hidden = code !== "missing_weights";
   }
+  const end = job.status === "succeeded" ? job.training_end : null;
   const isShort = job.status === "succeeded" && job.config.max_train_seconds != null && job.step < job.total_steps;
-  byId("timed").hidden = !isShort;
-  setText(byId("timed"), isShort ? t("job.timed", { time: duration(job.config.max_train_seconds), epochs: count("job.epochs", job.epoch) }) : "");
+  byId("timed").hidden = !isShort && !end;
+  setText(byId("timed"), end ? endText(end) : isShort ? t("job.timed", { time: duration(job.config.max_train_seconds), epochs: count("job.epochs", job.epoch) }) : "");
   byId("recordings-deleted").hidden = !job.dataset_deleted || !isOver(job);
   byId("notice").hidden = !job.content_notice || ["failed", "cancelled"].includes(job.status);
   const isOwn = job.config.content === "whisper-tiny" || job.config.content === "local"; // for SPIN the server has a longer warning
@@ -121,15 +122,25 @@ function showSections() {
 /** How often the job was tried again, after failures only: not after pauses, restarts and lost workers. */
 const numRetries = () => Math.max(0, job.failures - (job.status === "failed" ? 1 : 0));
 
+/** Whether training ends by itself, at an epoch that nobody knows beforehand. */
+const isAuto = () => job.config.total_epochs === "auto";
+
+/** The steps that the charts of scores mark. */
+const markedSteps = () => [
+  [saves.saves.find((one) => one.is_best)?.step, "best"],
+  [job.training_end?.step, "end"],
+].filter(([step]) => step != null).map(([step, name]) => ({ step, name, text: t(`job.mark.${name}`) }));
+
 /** The main facts, by the job's status. */
 function describe() {
   const of = (n, total) => t("job.fact.of", { n: number(n), total: number(total) });
   const isRunning = job.status === "running";
-  const isTimed = job.config.max_train_seconds != null; // it will hardly reach its last epoch
+  const isTimed = job.config.max_train_seconds != null || isAuto(); // it will hardly reach its last epoch
   return [
     ["queue", job.queue_position && t("voices.position", { n: job.queue_position })],
     ["now", isRunning && !job.stage ? t("job.starting") : null],
     ["starts", job.starts_in && span(job.starts_in)],
+    ["ends", isRunning && isAuto() ? t("job.ends_by_itself", { n: number(job.config.max_epochs) }) : null],
     ["left", isRunning && job.eta_seconds != null ? duration(job.eta_seconds) : null],
     ["epoch", job.epoch && (isTimed ? number(job.epoch) : of(job.epoch, job.total_epochs))],
     ["step", job.step && (job.total_steps && !isTimed ? of(job.step, job.total_steps) : number(job.step))],
@@ -191,10 +202,11 @@ async function loadEvents() {
   showEvents();
   showStages();
   const types = new Set(events.slice(first).map((event) => event.type));
-  if (first === 0 || types.has("artifact_published")) attempt(() => retryUnreachable(() => loadFiles(base)));
-  if (first === 0 || types.has("evaluated") || types.has("preview_ready")) attempt(() => retryUnreachable(async () => {
+  if (first === 0 || types.has("artifact_published")) attempt(() => retryUnreachable(() => loadFiles(base, isAuto())));
+  if (first === 0 || types.has("evaluated") || types.has("training_ended") || types.has("preview_ready")) attempt(() => retryUnreachable(async () => {
     await saves.load();
     showSections();
+    curves?.mark(markedSteps());
   }));
 }
 
@@ -238,6 +250,7 @@ async function startCurves() {
   const { Curves } = await later(() => import("./curves.js"));
   curves = new Curves(() => compared.jobs, byId("curves"), byId("zoom-out"));
   curves.start(byId("smoothing"));
+  curves.mark(markedSteps());
   log.start(() => isOver(job));
   attempt(() => retryUnreachable(loadRelatives));
   await compared.start();

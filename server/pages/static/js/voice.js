@@ -56,7 +56,7 @@ function show() {
   if (!current) byId("voice-zip").hidden = byId("files-section").hidden = true;
   else if (filesOf !== `${current.job_id} ${current.files.length}`) {
     filesOf = `${current.job_id} ${current.files.length}`;
-    attempt(() => loadFiles(`/v1/jobs/${current.job_id}`));
+    attempt(() => loadFiles(`/v1/jobs/${current.job_id}`, current.epoch != null && current.total_epochs == null));
   }
 }
 

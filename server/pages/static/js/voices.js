@@ -201,8 +201,8 @@ function describe(job) {
 /** Why a job failed: first in a few words, as a narrow screen shows no more. */
 const whyOf = ({ code, message }) => (has(`failure.${code}`) ? t("page.pair", { name: t(`failure.${code}`), value: message }) : message);
 
-/** How far training is: with a time limit, which comes before the last epoch, without their number. */
-const epochOf = (job) => (job.config.max_train_seconds == null ? t("voices.epoch", { epoch: job.epoch, total: job.total_epochs }) : count("job.epochs", job.epoch));
+/** How far training is: where it ends before the last epoch, by time or by itself, without their number. */
+const epochOf = (job) => (job.config.max_train_seconds == null && job.config.total_epochs !== "auto" ? t("voices.epoch", { epoch: job.epoch, total: job.total_epochs }) : count("job.epochs", job.epoch));
 
 const workers = new Map();
 async function loadWorkers() {

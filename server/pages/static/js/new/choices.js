@@ -7,12 +7,13 @@ const EFFORTS = {
   try: { max_train_seconds: 600, save_every_epochs: 25, keep_saves: "latest" },
   normal: { total_epochs: 200 },
   best: { total_epochs: 500, save_every_epochs: 25, evaluate: "always" },
+  auto: { total_epochs: "auto" },
 };
 /** For singing, the most robust estimator that is on the server; without one, the first is downloaded. */
 const FOR_SINGING = ["rmvpe", "fcpe", "crepe"];
 /** The options that a choice governs: its values are theirs, or else the defaults. */
 const GOVERNED = {
-  effort: ["total_epochs", "max_train_seconds", "save_every_epochs", "keep_saves", "evaluate"],
+  effort: ["total_epochs", "stop_share", "max_epochs", "max_train_seconds", "save_every_epochs", "keep_saves", "evaluate"],
   kind: ["pitch"],
   where: ["content", "width"],
   people: ["speakers"],
@@ -68,7 +69,8 @@ export class Choices {
   options(name, value) {
     if (name === "effort" && this.reached !== null) {
       const more = Math.max(1, Math.round(Number(this.form.elements.more.value)) || 1);
-      return { ...this.before.effort, total_epochs: this.reached + more, max_train_seconds: null };
+      const forAuto = { stop_share: this.settings.usual("stop_share"), max_epochs: this.settings.usual("max_epochs") };
+      return { ...this.before.effort, ...forAuto, total_epochs: this.reached + more, max_train_seconds: null };
     }
     if (value === BEFORE) return this.before[name];
     if (name === "effort") return EFFORTS[value];
@@ -104,8 +106,9 @@ export class Choices {
 
   addBefore(name, theirs) {
     this.before[name] = theirs;
-    const text = name === "effort"
-      ? t(theirs.max_train_seconds ? "new.before.time" : "new.before.epochs", { n: number(theirs.total_epochs), minutes: number((theirs.max_train_seconds ?? 0) / 60, 1) })
+    const text = name === "effort" && theirs.total_epochs === "auto"
+      ? t("new.before.auto", { n: number(theirs.max_epochs) })
+      : name === "effort" ? t(theirs.max_train_seconds ? "new.before.time" : "new.before.epochs", { n: number(theirs.total_epochs), minutes: number((theirs.max_train_seconds ?? 0) / 60, 1) })
       : Object.entries(theirs).map(([option, value]) => `${option} ${JSON.stringify(value)}`).join(", ");
     byId(`choice-${name}`).querySelector(".options").append(h("label", {},
       h("input", { type: "radio", name, value: BEFORE }), h("span", {}, h("strong", {}, t("new.before")), h("small", {}, text))));
@@ -114,7 +117,7 @@ export class Choices {
   /** Continue the training of a job: only its length, and what is set by hand, can change. */
   goOnFrom(job) {
     this.before.effort = Object.fromEntries(GOVERNED.effort.map((option) => [option, job.config[option] ?? this.settings.usual(option)]));
-    this.reached = job.epoch ?? job.config.total_epochs ?? 0;
+    this.reached = job.epoch ?? job.total_epochs ?? 0;
     for (const name of Object.keys(GOVERNED)) byId(`choice-${name}`).hidden = true;
     byId("more").hidden = false;
     byId("more-help").textContent = t("new.more_help", { n: number(this.reached) });

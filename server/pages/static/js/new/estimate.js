@@ -28,16 +28,18 @@ export function about(range) {
 export function showEstimate(found, { config, known, hurry }) {
   const time = about(found.seconds);
   const limit = config.max_train_seconds ? t("new.estimate.limit", { value: duration(config.max_train_seconds) }) : null;
+  const isAuto = config.total_epochs === "auto"; // its end is not known beforehand: both bounds are shown
+  const between = isAuto && found.seconds ? t("new.estimate.from_to", { low: rounded(found.seconds.low), high: rounded(found.seconds.high) }) : null;
   const facts = [
-    ["time", time ?? limit ?? t("new.estimate.unknown")],
-    ["steps", found.steps && number(found.steps.high)],
+    ["time", time ?? between ?? limit ?? t("new.estimate.unknown")],
+    ["steps", found.steps && (isAuto ? t("new.estimate.from_to", { low: number(found.steps.low), high: number(found.steps.high) }) : number(found.steps.high))],
     ["disk", found.disk_bytes && t("new.up_to", { value: size(found.disk_bytes.high) })],
     ["memory", found.has_gpu && found.gpu_memory_bytes && t("new.up_to", { value: size(found.gpu_memory_bytes.high) })],
     ["wait", found.starts_in && found.starts_in.high > 60 ? about(found.starts_in) ?? t("new.estimate.unknown") : null],
   ];
   byId("estimate").replaceChildren(...facts.filter(([, value]) => value).map(([key, value]) =>
     h("div", {}, h("dt", {}, t(`new.estimate.${key}`)), h("dd", {}, value))));
-  byId("estimate-basis").textContent = t(time ? "new.basis.measured" : limit ? "new.basis.limit" : "new.basis.unknown");
+  byId("estimate-basis").textContent = t(between ? "new.basis.auto" : time ? "new.basis.measured" : limit ? "new.basis.limit" : "new.basis.unknown");
   byId("estimate-basis").title = found.basis_detail;
   const isSlow = time && !found.has_gpu && found.seconds.low > DAY;
   const isAboutEncoder = (text) => text.includes("content=contentvec"); // of command lines; the page's own words follow

@@ -7,7 +7,7 @@ import { has, number, t } from "../words.js";
 const GROUPS = {
   voice: ["version", "sample_rate", "f0", "pitch", "content", "pretrained", "speakers", "speaker_id"],
   recordings: ["slicing", "slice_seconds", "slice_overlap_seconds", "normalize"],
-  length: ["total_epochs", "max_train_seconds", "batch_size", "accumulate_steps", "learning_rate", "lr_decay", "seed"],
+  length: ["total_epochs", "stop_share", "max_epochs", "max_train_seconds", "batch_size", "accumulate_steps", "learning_rate", "lr_decay", "seed"],
   saves: ["save_every_epochs", "save_only_latest", "save_every_weights", "keep_saves", "num_best_saves", "evaluate", "evaluate_every_epochs", "checkpoint_every_steps"],
   machine: ["precision", "tf32", "gradient_checkpointing", "cache_data_on_device", "width"],
 };

@@ -102,7 +102,7 @@ export class Options {
       job.status === "succeeded" && "",
       this.checkpoints.some((one) => one.is_best) && "best",
       job.status !== "succeeded" && hasBegun && "latest",
-      ...keptSteps(job.config, this.checkpoints),
+      ...keptSteps(job, this.checkpoints),
     ].filter((value) => value !== false).map(String);
     const present = values.join();
     if (this.save.dataset.present === present) return;
@@ -128,9 +128,9 @@ export class Options {
 const asSave = (value) => (value === "" ? null : /^\d+$/.test(value) ? Number(value) : value);
 
 /** Steps of the saves whose files a job keeps, the newest first. */
-function keptSteps(config, checkpoints) {
+function keptSteps({ config, training_end: end }, checkpoints) {
   if (config.save_only_latest || config.keep_saves === "latest") return [];
-  const evaluated = [...checkpoints].reverse().filter((one) => one.epoch % config.save_every_epochs === 0 || one.epoch === config.total_epochs);
+  const evaluated = [...checkpoints].reverse().filter((one) => one.epoch % config.save_every_epochs === 0 || one.epoch === (end?.epoch ?? config.total_epochs));
   if (config.keep_saves !== "best") return evaluated.map((one) => one.step);
   const best = [...evaluated].sort((one, other) => one.scores["eval/mel"] - other.scores["eval/mel"]).slice(0, config.num_best_saves);
   return evaluated.filter((one) => best.includes(one)).map((one) => one.step);
