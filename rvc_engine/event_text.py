@@ -1,6 +1,7 @@
 """Text of events, for logs. No torch."""
 
 from rvc_engine.events import (
+    QUALITY_PREFIX,
     ArtifactReady,
     CheckpointSaved,
     Evaluated,
@@ -11,6 +12,7 @@ from rvc_engine.events import (
     Metric,
     PreviewReady,
     Progress,
+    QualityScored,
     StageChanged,
     Stopped,
     Succeeded,
@@ -35,6 +37,8 @@ def describe(event: Event) -> tuple[Level, str] | None:  # noqa: PLR0911 - one r
             return "info", f"checkpoint saved at epoch {event.epoch}, step {event.step}"
         case Evaluated():
             return "info", evaluation_text(event)
+        case QualityScored():
+            return "info", quality_text(event)
         case PreviewReady():
             return "info", f"preview of epoch {event.epoch}, step {event.step}: {event.audio} ({event.seconds:.1f} s)"
         case ArtifactReady():
@@ -61,6 +65,22 @@ def evaluation_text(event: Evaluated) -> str:
     clips = f"{event.num_clips} {'held-out' if event.held_out else 'training'} clips"
     best = ", the best so far" if event.is_best else ""
     return f"epoch {event.epoch}, step {event.step} on {clips}: {scores}{best} ({event.seconds:.1f} s)"
+
+
+_QUALITY_TEXTS = {
+    "similarity": "similarity {:.3f}",
+    "naturalness": "naturalness {:.2f}",
+    "character_error_rate": "{:.0%} of the characters wrong",
+    "f0_correlation": "F0 correlation {:.2f}",
+    "voicing_agreement": "voicing right in {:.0%}",
+}
+
+
+def quality_text(event: QualityScored) -> str:
+    """Scores of a finished voice, in one line."""
+    found = {key.removeprefix(QUALITY_PREFIX): value for key, value in event.values.items()}
+    scores = ", ".join(text.format(found[name]) for name, text in _QUALITY_TEXTS.items() if name in found)
+    return f"epoch {event.epoch}, step {event.step} on recordings of other speakers: {scores} ({event.seconds:.1f} s)"
 
 
 def losses_text(event: Metric) -> str:

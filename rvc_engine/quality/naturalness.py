@@ -29,7 +29,7 @@ class Dnsmos:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common class
+        except Exception as error:  # onnxruntime's errors have no common class
             raise IncompatibleCheckpoint(f"{model} is not the model of DNSMOS ({error}); fetch it again") from error
 
     def score(self, wave_16k: NDArray[np.float32]) -> float:

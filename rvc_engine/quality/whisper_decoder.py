@@ -1,7 +1,7 @@
 """Whisper's text decoder (Radford et al., 2022), and the reading of its weights from a file of CTranslate2.
 
-The file holds a list of named tensors in little-endian order: the format's version, the name and revision of the model's
-kind, then for each tensor its name, shape, number format and bytes. Nothing in it is code.
+The file is a list of named tensors, in little-endian order: the format's version, the name and revision of the kind of
+model, then for each tensor its name, shape, number format and bytes. Nothing in it is code.
 """
 
 import struct
@@ -85,7 +85,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return _Reader(path.read_bytes()).tensors()
     except (struct.error, ValueError, UnicodeDecodeError) as error:
-        raise IncompatibleCheckpoint(f"{path} is not a Whisper model of CTranslate2 ({error}); fetch it again") from error
+        raise IncompatibleCheckpoint(
+            f"{path} is not a Whisper model of CTranslate2 ({error}); fetch it again"
+        ) from error
 
 
 class _Reader:
