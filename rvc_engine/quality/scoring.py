@@ -33,6 +33,8 @@ from rvc_engine.workspace.layout import Workspace
 from rvc_engine.workspace.rvc_files import config_file
 from rvc_engine.workspace.rvc_files.filelist import SILENCE
 
+SHORTEST_TRAINING = 60.0
+"""Seconds of training below which evaluate=auto does without: scoring would be a large share of the whole."""
 MAX_TIME_FRACTION = 0.03
 """Share of the training time after which nothing further is converted; MIN_SECONDS where that is more."""
 MIN_SECONDS = 20.0
@@ -57,8 +59,11 @@ def run(
     details: VoiceDetails,
     report: StageReport,
 ) -> None:
-    """Score the saves, report them and add them to the run's evaluations; nothing with evaluate=never."""
+    """Score the saves, report them and add them to the run's evaluations; not with evaluate=never."""
     if config.evaluate == "never":
+        return
+    if config.evaluate == "auto" and details.training_seconds < SHORTEST_TRAINING:
+        report.log("a voice trained for less than a minute is not scored by conversions, except with evaluate=always")
         return
     try:
         _Scoring(workspace, config, machine, device, details, report).run()
