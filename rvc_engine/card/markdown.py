@@ -156,7 +156,7 @@ def _scores(card: Card) -> Iterator[str]:
         )
         yield (
             "A woman and a man that it was not trained on, converted to this voice. Without the voice: the recordings "
-            "as they are; for what is kept, a sentence compared with another. Speaker's own: recordings of the speaker, "
+            "as they are; for what is kept, one sentence against another. Speaker's own: recordings of the speaker, "
             "and for what is kept, these converted."
         )
 

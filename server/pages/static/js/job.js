@@ -19,7 +19,7 @@ const base = `/v1/jobs/${id}`;
 const STAGES = ["slice", "pitch", "content", "train", "index", "export"];
 /** All types but those of each step: `progress` and `metric`. */
 const NOTABLE = [
-  "created", "validated", "queued", "started", "stage_changed", "warning", "checkpoint_saved", "evaluated", "preview_ready",
+  "created", "validated", "queued", "started", "stage_changed", "warning", "checkpoint_saved", "evaluated", "quality_scored", "preview_ready",
   "artifact_published", "pause_requested", "paused", "resumed", "cancel_requested", "retrying", "worker_lost", "succeeded",
   "failed", "cancelled",
 ];
@@ -192,7 +192,7 @@ async function loadEvents() {
   showStages();
   const types = new Set(events.slice(first).map((event) => event.type));
   if (first === 0 || types.has("artifact_published")) attempt(() => retryUnreachable(() => loadFiles(base)));
-  if (first === 0 || types.has("evaluated") || types.has("preview_ready")) attempt(() => retryUnreachable(async () => {
+  if (first === 0 || ["evaluated", "quality_scored", "preview_ready"].some((type) => types.has(type))) attempt(() => retryUnreachable(async () => {
     await saves.load();
     showSections();
   }));
