@@ -23,7 +23,7 @@ from rvc_engine.voices.export import VoiceDetails, write_voice
 pytestmark = [pytest.mark.install, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 SUPPORTED = ("3.11", "3.12", "3.13")
-EXTRAS = ("all", "postgres", "onnx", "pm")
+EXTRAS = ("all", "postgres", "onnx", "pm", "quality")
 LINUX = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28")
 OTHERS = ("x86_64-apple-darwin", "aarch64-apple-darwin", "x86_64-pc-windows-msvc")
 
