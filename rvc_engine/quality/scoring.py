@@ -4,6 +4,7 @@ Two speakers that no voice was trained on, a woman and a man, are converted with
 file, the index, the pitch moved to the voice's. A failure here is a warning, since the voice is complete without it.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from rvc_engine.evaluation.history import add_quality, kept_evaluations
 from rvc_engine.events import QUALITY_PREFIX, QualityScored
 from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
 from rvc_engine.machine import Machine
-from rvc_engine.quality.measures import Scorers, Scores, Speech, kept_scores, mean_scores, own_scores
+from rvc_engine.quality.scorers import Scorers, Scores, Speech, kept_scores, mean_scores, own_scores
 from rvc_engine.reporting import StageReport
 from rvc_engine.voices.export import VoiceDetails
 from rvc_engine.weights.assets import FOREIGN_SPEAKERS
@@ -36,7 +37,7 @@ from rvc_engine.workspace.rvc_files.filelist import SILENCE
 SHORTEST_TRAINING = 60.0
 """Seconds of training below which evaluate=auto does without: scoring would be a large share of the whole."""
 MAX_TIME_FRACTION = 0.03
-"""Share of the training time after which nothing further is converted; MIN_SECONDS where that is more."""
+"""Share of the training time after which evaluate=auto converts nothing further; MIN_SECONDS where that is more."""
 MIN_SECONDS = 20.0
 NUM_OWN_CLIPS = 2
 """Recordings of the speaker that are converted, for the ceilings."""
@@ -91,7 +92,8 @@ class _Scoring:
         self._speaker = min(details.speakers)
         self._analysis = Analysis(machine, device)
         self._started = time.monotonic()
-        self._until = self._started + max(MIN_SECONDS, MAX_TIME_FRACTION * details.training_seconds)
+        seconds = max(MIN_SECONDS, MAX_TIME_FRACTION * details.training_seconds)
+        self._until = math.inf if config.evaluate == "always" else self._started + seconds
         self._scorers = Scorers.load(machine.weights_folder, report)
 
     def run(self) -> None:

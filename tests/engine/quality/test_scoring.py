@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import StopRequested
+from rvc_engine.evaluation.history import Row
 from rvc_engine.event_text import quality_text
 from rvc_engine.events import Event, Log, QualityScored, Warned, format_event, parse_event
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline.pipeline import make_voice
-from rvc_engine.quality import measures, scoring
-from rvc_engine.quality.measures import Scorers, Speech, kept_scores
+from rvc_engine.quality import scorers, scoring
+from rvc_engine.quality.scorers import Scorers, Speech, kept_scores
 from rvc_engine.reporting import StageReport
 from rvc_engine.voices.export import VoiceDetails
 from rvc_engine.weights.assets import FOREIGN_SPEAKERS
@@ -45,7 +47,9 @@ class _StandIn:
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, TrainingConfig, Machine, list[Event]]:
+def scored(
+    tmp_path_factory: pytest.TempPathFactory, short_sources: None
+) -> tuple[Workspace, TrainingConfig, Machine, list[Event]]:
     """A run of one epoch, scored without anything beyond the engine itself."""
     folder = tmp_path_factory.mktemp("scored")
     (folder / "recordings").mkdir()
@@ -55,9 +59,23 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Trainin
     machine = Machine(device="cpu", num_threads=1, weights_folder=folder / "weights")
     events: list[Event] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measures, "package_file", lambda *_: None)
+        patch.setattr(scorers, "package_file", lambda *_: None)
         make_voice(folder / "recordings", Workspace(folder / "anna", "anna"), config, machine, events.append)
     return Workspace(folder / "anna", "anna"), config, machine, events
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Two seconds of either speaker, for quicker conversions."""
+    folder, paths = tmp_path_factory.mktemp("sources"), []
+    for path in FOREIGN_SPEAKERS:
+        wave, rate = soundfile.read(path, frames=32_000)
+        paths.append(folder / path.name)
+        soundfile.write(paths[-1], wave, rate)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "FOREIGN_SPEAKERS", tuple(paths))
+        patch.setattr(scoring, "NUM_OWN_CLIPS", 1)
+        yield
 
 
 def again(
@@ -135,6 +153,24 @@ def test_a_short_training_is_scored_only_on_request(
     [told] = again(scored, evaluate="auto", seconds=59)
     assert isinstance(told, Log)
     assert "evaluate=always" in told.message
+
+
+def test_a_slow_machine_converts_the_sources_with_the_last_save_alone(
+    scored: tuple[Workspace, TrainingConfig, Machine, list[Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, _, _, events = scored
+    step = scores_of(events)[0].step
+    monkeypatch.setattr(scoring, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(scoring, "MAX_TIME_FRACTION", 0.0)
+    earlier = Row(step=step - 1, epoch=1, values={"eval/mel": 1.0, "eval/f0_cents": 5.0})
+    monkeypatch.setattr(scoring, "kept_evaluations", lambda _: ([earlier], earlier, True))
+    shutil.copy(workspace.voice_file, workspace.best_file)
+    found = again(scored, evaluate="auto", seconds=61)
+    assert [event.step for event in scores_of(found)] == [step]
+    assert not [key for key in scores_of(found)[0].values if key.endswith("agreement/ceiling")]
+    assert any("best save is not scored" in each.message for each in found if isinstance(each, Log))
+    both = again(scored, evaluate="always")
+    assert [event.step for event in scores_of(both)] == [step, step - 1]
 
 
 def test_a_failure_of_scoring_is_a_warning_and_a_stop_is_a_stop(

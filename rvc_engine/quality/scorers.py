@@ -35,7 +35,7 @@ class Speech:
     hz: NDArray[np.float64]
     """(frames,), F0, 0 where unvoiced."""
     embedding: NDArray[np.float32] | None
-    """Of its speaker, of length 1."""
+    """The embedding of its speaker, of length 1."""
     naturalness: float | None
     text: str | None
     """Transcript."""
@@ -52,7 +52,7 @@ class Scorers:
 
     @classmethod
     def load(cls, weights_folder: Path, report: StageReport) -> "Scorers":
-        """Load the scorers whose weights are on this machine; a log line says how to get those of the others."""
+        """Load the scorers whose weights are on this machine; how to get those of the others is logged."""
         weights, threads = Weights(weights_folder), torch.get_num_threads()
         files = {file.name: weights.path_of(file) for file in weights.files_of(WEIGHTS_ID)}
         there = {file.name for file in weights.files_of(WEIGHTS_ID) if weights.verify(file) == "verified"}
@@ -73,8 +73,8 @@ class Scorers:
         missing = {"similarity": speaker, "naturalness": dnsmos, "character errors": transcriber}
         if names := [name for name, scorer in missing.items() if scorer is None]:
             report.log(
-                f"of conversions, {', '.join(names)} {'is' if len(names) == 1 else 'are'} not measured; what it takes, "
-                "96 MB, is downloaded once with: rvc-engine weights fetch quality"
+                f"these scores of conversions are not measured: {', '.join(names)}; the weights that they need, 96 MB, "
+                "are downloaded once with: rvc-engine weights fetch quality"
             )
         return cls(SwiftEstimator(threads), speaker, dnsmos, transcriber)
 
@@ -112,9 +112,8 @@ def kept_scores(converted: Speech, source: Speech) -> dict[QualityMetric, float]
     if both.sum() > 2:
         one, other = np.log(hz[both]), np.log(reference[both])
         spread = float(one.std() * other.std())
-        scores["f0_correlation"] = (
-            0.0 if spread == 0 else float(np.mean((one - one.mean()) * (other - other.mean())) / spread)
-        )
+        covariance = float(np.mean((one - one.mean()) * (other - other.mean())))
+        scores["f0_correlation"] = covariance / spread if spread > 1e-9 else 0.0
     return scores
 
 
