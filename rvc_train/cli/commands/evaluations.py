@@ -102,7 +102,7 @@ def _rows(checkpoints: list[CheckpointPublic], clips: list[PreviewPublic]) -> Ta
 
 QUALITY_FORMS: dict[str, tuple[str, str]] = {
     "similarity": ("similarity to the speaker", "{:.3f}"),
-    "naturalness": ("naturalness, 1 to 5", "{:.2f}"),
+    "naturalness": ("naturalness (1 to 5)", "{:.2f}"),
     "character_error_rate": ("characters misheard", "{:.0%}"),
     "f0_correlation": ("intonation kept", "{:.2f}"),
     "voicing_agreement": ("voicing kept", "{:.0%}"),

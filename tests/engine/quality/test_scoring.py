@@ -66,10 +66,10 @@ def scored(
 
 @pytest.fixture(scope="module", autouse=True)
 def short_sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Two seconds of either speaker, for quicker conversions."""
+    """The first seconds of either speaker, for quicker conversions."""
     folder, paths = tmp_path_factory.mktemp("sources"), []
-    for path in FOREIGN_SPEAKERS:
-        wave, rate = soundfile.read(path, frames=32_000)
+    for path, samples in zip(FOREIGN_SPEAKERS, (32_000, 24_000), strict=True):
+        wave, rate = soundfile.read(path, frames=samples)
         paths.append(folder / path.name)
         soundfile.write(paths[-1], wave, rate)
     with pytest.MonkeyPatch.context() as patch:
