@@ -31,6 +31,7 @@ from rvc_engine.events import (
     Log,
     Metric,
     PreviewReady,
+    QualityScored,
     Progress,
     StageChanged,
     Stopped,
@@ -160,6 +161,10 @@ class Engine:
         values = {"eval/mel": mel, "eval/f0_cents": 40.0}
         fields = {"step": step, "epoch": step, "values": values, "held_out": True, "is_best": is_best}
         self.send(Evaluated(**fields, num_clips=3, seconds=0.1))
+
+    def quality_scored(self, step: int, values: dict[str, float]) -> None:
+        found = {f"quality/{name}": value for name, value in values.items()}
+        self.send(QualityScored(step=step, epoch=step, values=found, seconds=2.0))
 
     def preview(self, step: int, sound: str) -> None:
         """A preview whose files hold what is given."""
