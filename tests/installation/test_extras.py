@@ -147,6 +147,26 @@ class TestOnnx:
         assert (environment.folder / "tiny.onnx").stat().st_size > 0
 
 
+class TestQuality:
+    """`[quality]`: the naturalness of a finished voice without a download."""
+
+    extras = "[quality]"
+    pythons = slice(1)
+    pytestmark = pytest.mark.long
+
+    def test_it_brings_the_model_of_naturalness_and_nothing_that_needs_torchaudio(self, environment) -> None:
+        code = (
+            "import importlib.util; from rvc_engine.quality.naturalness import Dnsmos; "
+            "from rvc_engine.weights.packages import package_file; import numpy as np; "
+            "model = package_file('speechmos', 'dnsmos_models/sig_bak_ovr.onnx'); "
+            "assert importlib.util.find_spec('torchaudio') is None; "
+            "print(Dnsmos(model, 1).score(np.zeros(16_000, np.float32)))"
+        )
+        done = environment.run("python", "-P", "-c", code, seconds=300)
+        assert done.returncode == 0, done.stderr
+        assert 0 < float(done.stdout) < 3
+
+
 class TestAll:
     """`[all]`: everything that one computer needs."""
 
