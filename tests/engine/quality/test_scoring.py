@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from rvc_engine.workspace.layout import Workspace
 SAMPLES = sorted((Path(__file__).parents[3] / "samples").glob("*.flac"))[:2]
 CONFIG = {"content": "whisper-tiny", "pretrained": "none", "pitch": "dio", "width": 24, "batch_size": 2}
 CPU = torch.device("cpu")
+Scored = tuple[Workspace, TrainingConfig, Machine, list[Event]]
 
 
 class _StandIn:
@@ -47,9 +47,7 @@ class _StandIn:
 
 
 @pytest.fixture(scope="module")
-def scored(
-    tmp_path_factory: pytest.TempPathFactory, short_sources: None
-) -> tuple[Workspace, TrainingConfig, Machine, list[Event]]:
+def scored(tmp_path_factory: pytest.TempPathFactory, short_foreign_speakers: None) -> Scored:
     """A run of one epoch, scored without anything beyond the engine itself."""
     folder = tmp_path_factory.mktemp("scored")
     (folder / "recordings").mkdir()
@@ -64,23 +62,7 @@ def scored(
     return Workspace(folder / "anna", "anna"), config, machine, events
 
 
-@pytest.fixture(scope="module", autouse=True)
-def short_sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The first seconds of either speaker, for quicker conversions."""
-    folder, paths = tmp_path_factory.mktemp("sources"), []
-    for path, samples in zip(FOREIGN_SPEAKERS, (32_000, 24_000), strict=True):
-        wave, rate = soundfile.read(path, frames=samples)
-        paths.append(folder / path.name)
-        soundfile.write(paths[-1], wave, rate)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "FOREIGN_SPEAKERS", tuple(paths))
-        patch.setattr(scoring, "NUM_OWN_CLIPS", 1)
-        yield
-
-
-def again(
-    scored: tuple[Workspace, TrainingConfig, Machine, list[Event]], *, seconds: float = 0.0, **changes: Any
-) -> list[Event]:
+def again(scored: Scored, *, seconds: float = 0.0, **changes: Any) -> list[Event]:
     """Score the same run again; `seconds`: time that its training is said to have taken."""
     workspace, config, machine, _ = scored
     events: list[Event] = []
@@ -96,7 +78,7 @@ def scores_of(events: list[Event]) -> list[QualityScored]:
 
 
 def test_without_scorers_a_voice_has_intonation_and_voicing_between_their_bounds(
-    scored: tuple[Workspace, TrainingConfig, Machine, list[Event]],
+    scored: Scored,
 ) -> None:
     events = scored[3]
     [event] = scores_of(events)
@@ -115,7 +97,7 @@ def test_without_scorers_a_voice_has_intonation_and_voicing_between_their_bounds
 
 
 def test_the_scores_stand_with_the_evaluation_and_in_the_card(
-    scored: tuple[Workspace, TrainingConfig, Machine, list[Event]],
+    scored: Scored,
 ) -> None:
     workspace, _, _, events = scored
     [event] = scores_of(events)
@@ -131,7 +113,7 @@ def test_the_scores_stand_with_the_evaluation_and_in_the_card(
 
 
 def test_with_scorers_a_voice_is_compared_with_its_speaker_and_its_source(
-    scored: tuple[Workspace, TrainingConfig, Machine, list[Event]], monkeypatch: pytest.MonkeyPatch
+    scored: Scored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = Scorers.load(scored[2].weights_folder, StageReport("export", lambda _: None))
     stand_in: Any = _StandIn()
@@ -147,7 +129,7 @@ def test_with_scorers_a_voice_is_compared_with_its_speaker_and_its_source(
 
 
 def test_a_short_training_is_scored_only_on_request(
-    scored: tuple[Workspace, TrainingConfig, Machine, list[Event]],
+    scored: Scored,
 ) -> None:
     assert again(scored, evaluate="never") == []
     [told] = again(scored, evaluate="auto", seconds=59)
@@ -156,7 +138,7 @@ def test_a_short_training_is_scored_only_on_request(
 
 
 def test_a_slow_machine_converts_the_sources_with_the_last_save_alone(
-    scored: tuple[Workspace, TrainingConfig, Machine, list[Event]], monkeypatch: pytest.MonkeyPatch
+    scored: Scored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace, _, _, events = scored
     step = scores_of(events)[0].step
@@ -174,7 +156,7 @@ def test_a_slow_machine_converts_the_sources_with_the_last_save_alone(
 
 
 def test_a_failure_of_scoring_is_a_warning_and_a_stop_is_a_stop(
-    scored: tuple[Workspace, TrainingConfig, Machine, list[Event]], monkeypatch: pytest.MonkeyPatch
+    scored: Scored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("a scorer failed")
