@@ -23,7 +23,7 @@ export function showQuality(checkpoints) {
   const titles = saves.map((save) => (saves.length > 1 ? t(save.is_best ? "quality.best" : "quality.last", { n: number(save.epoch) }) : t("quality.value")));
   const cell = (text, attributes = {}) => h("th", { scope: "col", class: "num", ...attributes }, text);
   byId("quality-head").replaceChildren(h("th", { scope: "col" }, t("quality.score")), cell(t("quality.floor")),
-    ...titles.map((title) => cell(title)), cell(t("quality.ceiling")), h("td", { "aria-hidden": "true" }));
+    ...titles.map((title) => cell(title)), cell(t("quality.ceiling")));
   byId("quality").replaceChildren(...known.map((metric) => row(metric, saves)));
 }
 
@@ -33,7 +33,7 @@ function row(metric, saves) {
   const { floor, ceiling } = scores.find(Boolean);
   const cell = (value) => h("td", { class: "num" }, value == null ? "–" : form(value));
   const place = (value) => `${100 * Math.min(1, Math.max(0, (value - worst) / (best - worst)))}%`;
-  const bar = h("div", { class: "scale" });
+  const bar = h("div", { class: "scale", "aria-hidden": "true" });
   const mark = (value, kind) => {
     if (value == null) return;
     const made = h("span", { class: kind });
@@ -50,6 +50,6 @@ function row(metric, saves) {
   mark(floor, "bound");
   mark(ceiling, "bound");
   for (const score of scores) mark(score?.value, "mark");
-  return h("tr", {}, h("th", { scope: "row" }, has(`quality.${metric}`) ? t(`quality.${metric}`) : metric), cell(floor),
-    ...scores.map((score) => cell(score?.value)), cell(ceiling), h("td", { class: "bar", "aria-hidden": "true" }, bar));
+  return h("tr", {}, h("th", { scope: "row" }, has(`quality.${metric}`) ? t(`quality.${metric}`) : metric, bar), cell(floor),
+    ...scores.map((score) => cell(score?.value)), cell(ceiling));
 }
