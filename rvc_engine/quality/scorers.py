@@ -60,7 +60,9 @@ class Scorers:
         def found(name: str, package: str, path: str) -> Path | None:
             return files[name] if name in there else package_file(package, path)
 
-        speaker = dnsmos = transcriber = None
+        speaker: SpeakerScorer | None = None
+        dnsmos: Dnsmos | None = None
+        transcriber: Transcriber | None = None
         try:
             if (path := found("pretrained.pt", "resemblyzer", "pretrained.pt")) is not None:
                 speaker = ResemblyzerScorer(path)
@@ -70,7 +72,7 @@ class Scorers:
                 transcriber = Transcriber(files["model.bin"], files["vocabulary.txt"])
         except IncompatibleCheckpoint as error:
             report.warn(f"a score of the voice is left out: {error}")
-        missing = {"similarity": speaker, "naturalness": dnsmos, "character errors": transcriber}
+        missing: dict[str, object] = {"similarity": speaker, "naturalness": dnsmos, "character errors": transcriber}
         if names := [name for name, scorer in missing.items() if scorer is None]:
             report.log(
                 f"these scores of conversions are not measured: {', '.join(names)}; the weights that they need, 96 MB, "

@@ -60,8 +60,18 @@ def write_quality(
     for event in events:
         row = session.get(Evaluation, (job_number, event.step))
         if row is None:
-            fields = {"step": event.step, "epoch": event.epoch, "held_out": False, "is_best": False, "num_clips": 0}
-            session.add(Evaluation(job_number=job_number, values=event.values, created_at=now, **fields))
+            session.add(
+                Evaluation(
+                    job_number=job_number,
+                    step=event.step,
+                    epoch=event.epoch,
+                    values=event.values,
+                    held_out=False,
+                    is_best=False,
+                    num_clips=0,
+                    created_at=now,
+                )
+            )
         else:
             row.values = {**row.values, **event.values}
             session.add(row)
