@@ -1,9 +1,10 @@
 """Scores of a conversion: what it has of the speaker, what it kept of the source, and how natural it sounds."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from rvc_engine.weights.packages import package_file
 WEIGHTS_ID = "quality"
 """Id of the scorers' published files."""
 Scores = Mapping[QualityMetric, float]
+_Scorer = TypeVar("_Scorer")
 
 
 @dataclass(frozen=True)
@@ -57,21 +59,22 @@ class Scorers:
         files = {file.name: weights.path_of(file) for file in weights.files_of(WEIGHTS_ID)}
         there = {file.name for file in weights.files_of(WEIGHTS_ID) if weights.verify(file) == "verified"}
 
-        def found(name: str, package: str, path: str) -> Path | None:
-            return files[name] if name in there else package_file(package, path)
+        def found(name: str, package: str = "", path: str = "") -> Path | None:
+            return files[name] if name in there else package_file(package, path) if package else None
 
-        speaker: SpeakerScorer | None = None
-        dnsmos: Dnsmos | None = None
-        transcriber: Transcriber | None = None
-        try:
-            if (path := found("pretrained.pt", "resemblyzer", "pretrained.pt")) is not None:
-                speaker = ResemblyzerScorer(path)
-            if (path := found("sig_bak_ovr.onnx", "speechmos", "dnsmos_models/sig_bak_ovr.onnx")) is not None:
-                dnsmos = Dnsmos(path, threads)
-            if {"model.bin", "vocabulary.txt"} <= there:
-                transcriber = Transcriber(files["model.bin"], files["vocabulary.txt"])
-        except IncompatibleCheckpoint as error:
-            report.warn(f"a score of the voice is left out: {error}")
+        def loaded(make: Callable[..., _Scorer], *paths: Path | None) -> _Scorer | None:
+            if any(path is None for path in paths):
+                return None
+            try:
+                return make(*paths)
+            except IncompatibleCheckpoint as error:
+                report.warn(f"a score of the voice is left out: {error}")
+                return None
+
+        speaker = loaded(ResemblyzerScorer, found("pretrained.pt", "resemblyzer", "pretrained.pt"))
+        model = found("sig_bak_ovr.onnx", "speechmos", "dnsmos_models/sig_bak_ovr.onnx")
+        dnsmos = loaded(lambda path: Dnsmos(path, threads), model)
+        transcriber = loaded(Transcriber, found("model.bin"), found("vocabulary.txt"))
         missing: dict[str, object] = {"similarity": speaker, "naturalness": dnsmos, "character errors": transcriber}
         if names := [name for name, scorer in missing.items() if scorer is None]:
             report.log(

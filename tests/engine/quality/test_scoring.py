@@ -175,6 +175,21 @@ def test_a_failure_of_scoring_is_a_warning_and_a_stop_is_a_stop(
         again(scored)
 
 
+def test_a_damaged_scorer_is_left_out_with_a_warning_and_the_others_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pretrained.pt").write_bytes(b"half of it")
+    made: Any = _StandIn()
+    monkeypatch.setattr(scorers, "package_file", lambda _, path: tmp_path / path)
+    monkeypatch.setattr(scorers, "Dnsmos", lambda *_: made)
+    events: list[Event] = []
+    loaded = Scorers.load(tmp_path, StageReport("export", events.append))
+    assert (loaded.speaker, loaded.dnsmos, loaded.transcriber) == (None, made, None)
+    [warned] = [event for event in events if isinstance(event, Warned)]
+    assert "pretrained.pt" in warned.message
+    assert any("similarity, character errors;" in event.message for event in events if isinstance(event, Log))
+
+
 def test_intonation_is_correlated_over_the_frames_that_are_voiced_in_both() -> None:
     rise = np.concatenate([np.zeros(20), np.linspace(100, 200, 80)])
 
