@@ -150,8 +150,8 @@ lint: .venv/.developer
 	$(BIN)/ruff check .
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target types types-win32 types-darwin
 	$(BIN)/lint-imports
-	$(BIN)/deptry rvc_train --optional-dependencies-dev-groups all,server,engine,pm,postgres,onnx,tensorboard,dev,docs --ignore DEP002
-	$(BIN)/deptry server worker --optional-dependencies-dev-groups all,engine,pm,postgres,onnx,tensorboard,dev,docs --ignore DEP002
+	$(BIN)/deptry rvc_train --optional-dependencies-dev-groups all,server,engine,pm,postgres,onnx,quality,tensorboard,dev,docs --ignore DEP002
+	$(BIN)/deptry server worker --optional-dependencies-dev-groups all,engine,pm,postgres,onnx,quality,tensorboard,dev,docs --ignore DEP002
 	$(BIN)/deptry rvc_engine --optional-dependencies-dev-groups all,server,postgres,dev,docs --ignore DEP002
 	$(BIN)/deptry rvc_train rvc_engine server worker --optional-dependencies-dev-groups dev,docs
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml

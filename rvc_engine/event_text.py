@@ -1,6 +1,7 @@
 """Text of events, for logs. No torch."""
 
 from rvc_engine.events import (
+    QUALITY_PREFIX,
     ArtifactReady,
     CheckpointSaved,
     Evaluated,
@@ -11,6 +12,7 @@ from rvc_engine.events import (
     Metric,
     PreviewReady,
     Progress,
+    QualityScored,
     StageChanged,
     Stopped,
     Succeeded,
@@ -19,7 +21,7 @@ from rvc_engine.events import (
 )
 
 
-def describe(event: Event) -> tuple[Level, str] | None:  # noqa: PLR0911 - one return per kind of event
+def describe(event: Event) -> tuple[Level, str] | None:  # noqa: PLR0911, PLR0912 - one per kind of event
     """Level and text of an event, or None for progress, which is not logged."""
     match event:
         case Log():
@@ -38,6 +40,8 @@ def describe(event: Event) -> tuple[Level, str] | None:  # noqa: PLR0911 - one r
             return "info", evaluation_text(event)
         case TrainingEnded():
             return "info", ending_text(event)
+        case QualityScored():
+            return "info", quality_text(event)
         case PreviewReady():
             return "info", f"preview of epoch {event.epoch}, step {event.step}: {event.audio} ({event.seconds:.1f} s)"
         case ArtifactReady():
@@ -73,6 +77,22 @@ def ending_text(event: TrainingEnded) -> str:
     if event.reason == "no_better_save":
         return f"training ended after {event.epoch} epochs: no better save since epoch {event.best_epoch}"
     return f"training ended after {event.epoch} epochs ({event.reason}); the best save is of epoch {event.best_epoch}"
+
+
+_QUALITY_TEXTS = {
+    "similarity": "similarity {:.3f}",
+    "naturalness": "naturalness {:.2f}",
+    "character_error_rate": "{:.0%} of the characters wrong",
+    "f0_correlation": "F0 correlation {:.2f}",
+    "voicing_agreement": "voicing right in {:.0%}",
+}
+
+
+def quality_text(event: QualityScored) -> str:
+    """Scores of a finished voice, in one line."""
+    found = {key.removeprefix(QUALITY_PREFIX): value for key, value in event.values.items()}
+    scores = ", ".join(text.format(found[name]) for name, text in _QUALITY_TEXTS.items() if name in found)
+    return f"epoch {event.epoch}, step {event.step} on recordings of other speakers: {scores} ({event.seconds:.1f} s)"
 
 
 def losses_text(event: Metric) -> str:

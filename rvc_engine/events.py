@@ -5,7 +5,7 @@ of the stages are defined here too, because every reader needs them. This module
 """
 
 import time
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -138,6 +138,31 @@ class TrainingEnded(_Event):
     best_epoch: int | None = None
 
 
+QualityMetric = Literal["similarity", "naturalness", "character_error_rate", "f0_correlation", "voicing_agreement"]
+QUALITY_METRICS: tuple[QualityMetric, ...] = get_args(QualityMetric)
+QUALITY_PREFIX = "quality/"
+"""Keys of a finished voice's scores: `quality/similarity`, with `quality/similarity/floor` and `.../ceiling`."""
+
+
+class QualityScored(_Event):
+    """Scores of a save by conversions of two other speakers, a woman and a man, once the voice is complete.
+
+    The floor is the score without a voice: of the unconverted recordings, or of the conversion against a sentence that
+    is not its own. The ceiling is that of the speaker's own recordings, or of their conversion with the voice.
+    """
+
+    type: Literal["quality_scored"] = "quality_scored"
+    step: int
+    epoch: int
+    values: dict[str, float]
+    """By `quality/` and metric, and with `/floor` and `/ceiling` its bounds: `similarity` of the speaker (cosine, at
+    most 1), `naturalness` (DNSMOS, 1 to 5), `character_error_rate` (of a transcript, 0 is best), `f0_correlation` (of
+    log F0 with the source's, at most 1), `voicing_agreement` (share of frames). What could not be measured is left
+    out."""
+    seconds: float
+    """Duration of the conversions and their scoring."""
+
+
 class PreviewReady(_Event):
     """Preview of a save: a clip rendered with the voice, as audio and as picture."""
 
@@ -205,6 +230,7 @@ Event = (
     | CheckpointSaved
     | Evaluated
     | TrainingEnded
+    | QualityScored
     | PreviewReady
     | ArtifactReady
     | Failed

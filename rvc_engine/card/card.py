@@ -112,7 +112,8 @@ class CardScores(_Part):
     step: int
     epoch: int
     values: dict[str, float]
-    """By metric, as in evaluations: `eval/mel`, `eval/f0_cents`, ..."""
+    """By metric, as in evaluations: `eval/mel`, `eval/f0_cents`, ..., and `quality/...` of conversions (as in the event
+    `quality_scored`)."""
 
 
 class CardEvaluation(_Part):

@@ -1,10 +1,10 @@
 """The model card as a page: `card.md`. Names of strangers are escaped: they are text, and neither links nor HTML."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rvc_engine.card.card import Card, CardFile, CardScores
-from rvc_engine.events import EndReason
+from rvc_engine.events import QUALITY_PREFIX, EndReason, QualityMetric
 
 _SCORES = {
     "eval/mel": ("Sound distance (lower is better)", "{:.2f}"),
@@ -19,6 +19,13 @@ _ENDS: dict[EndReason, str] = {
     "max_train_seconds": "the time limit; the best save is the voice",
 }
 _CURVE_POINTS = 12
+_QUALITY: Mapping[QualityMetric, tuple[str, str]] = {
+    "similarity": ("Similarity to the speaker (at most 1)", "{:.3f}"),
+    "naturalness": ("Naturalness (DNSMOS, 1 to 5)", "{:.2f}"),
+    "character_error_rate": ("Characters misheard (lower is better)", "{:.0%}"),
+    "f0_correlation": ("Intonation kept (F0 correlation, at most 1)", "{:.2f}"),
+    "voicing_agreement": ("Voicing kept", "{:.0%}"),
+}
 _ENCODERS_OF_APPLIO = ("contentvec", "spin", "spin-v2")
 
 
@@ -147,8 +154,32 @@ def _scores(card: Card) -> Iterator[str]:
     yield _table(_score_rows(("Best save", evaluation.best), ("Last save", evaluation.last)))
     if evaluation.curve:
         yield f"Sound distance by steps: {', '.join(_curve(evaluation.curve))}."
-    if not evaluation.held_out:
+    if not evaluation.held_out and any(
+        "eval/mel" in save.values for save in (evaluation.best, evaluation.last) if save
+    ):
         yield "Measured on clips that were trained on: these scores look better than they are."
+    scored = evaluation.best if evaluation.best is not None and _quality_rows(evaluation.best) else evaluation.last
+    if scored is not None and (rows := _quality_rows(scored)):
+        yield f"## Conversions of other speakers, epoch {scored.epoch}"
+        yield "\n".join(
+            ["| Score | Without the voice | This voice | Speaker's own |", "| --- | --- | --- | --- |", *rows]
+        )
+        yield (
+            "A woman and a man that it was not trained on, converted to this voice. Without the voice: the recordings "
+            "as they are; for what is kept, one sentence against another. Speaker's own: recordings of the speaker, "
+            "and for what is kept, these converted."
+        )
+
+
+def _quality_rows(save: CardScores) -> list[str]:
+    rows = []
+    for metric, (label, form) in _QUALITY.items():
+        key = f"{QUALITY_PREFIX}{metric}"
+        if key in save.values:
+            bounds = (save.values.get(place) for place in (f"{key}/floor", key, f"{key}/ceiling"))
+            shown = " | ".join("" if value is None else form.format(value) for value in bounds)
+            rows.append(f"| {label} | {shown} |")
+    return rows
 
 
 def _curve(points: Sequence[tuple[int, float]]) -> Iterator[str]:

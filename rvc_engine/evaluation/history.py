@@ -6,7 +6,7 @@ is kept, as its voice file is.
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -17,6 +17,7 @@ from rvc_engine.environment.files import unlink
 from rvc_engine.events import TrainingEnded
 from rvc_engine.workspace.atomic_files import write_atomically
 
+FILE_NAME = "evaluation.json"
 SELECTION_METRIC = "eval/mel"
 PITCH_METRIC = "eval/f0_cents"
 MAX_CENTS = 100.0
@@ -61,7 +62,7 @@ class _Contents(BaseModel):
 def kept_evaluations(root: Path) -> tuple[list[Row], Row | None, bool] | None:
     """Evaluations in a run's folder, the best, and whether they are of held-out clips; None without any."""
     try:
-        contents = _Contents.model_validate_json((root / "evaluation.json").read_bytes())
+        contents = _Contents.model_validate_json((root / FILE_NAME).read_bytes())
     except (OSError, ValidationError):
         return None
     return contents.evaluations, contents.best, contents.held_out
@@ -70,9 +71,31 @@ def kept_evaluations(root: Path) -> tuple[list[Row], Row | None, bool] | None:
 def kept_end(root: Path) -> TrainingEnded | None:
     """The end of a run with total_epochs=auto, from its folder."""
     try:
-        return _Contents.model_validate_json((root / "evaluation.json").read_bytes()).end
+        return _Contents.model_validate_json((root / FILE_NAME).read_bytes()).end
     except (OSError, ValidationError):
         return None
+
+
+def add_quality(root: Path, step: int, epoch: int, values: Mapping[str, float]) -> None:
+    """Add the scores of a save's conversions to its evaluation, or a row of them alone where there is none."""
+    path = root / FILE_NAME
+    try:
+        contents = _Contents.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        contents = _Contents()
+    rows = {row.step: row for row in contents.evaluations}
+    row = rows.get(step, Row(step=step, epoch=epoch, values={}))
+    rows[step] = row = row.model_copy(update={"values": {**row.values, **values}})
+    contents.evaluations = [rows[number] for number in sorted(rows)]
+    if contents.best is not None and contents.best.step == step:
+        contents.best = row
+    _write(path, contents)
+
+
+def _write(path: Path, contents: _Contents) -> None:
+    # NaN is not valid JSON
+    text = json.dumps(contents.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text.encode())
 
 
 @dataclass
@@ -110,7 +133,7 @@ class EvaluationHistory:
     @property
     def path(self) -> Path:
         """The file's path."""
-        return self.root / "evaluation.json"
+        return self.root / FILE_NAME
 
     def is_best(self, row: Row) -> bool:
         """Whether no evaluation so far has a better score."""
@@ -158,6 +181,4 @@ class EvaluationHistory:
             evaluations=self.rows,
             end=self.end,
         )
-        # NaN is not valid JSON
-        text = json.dumps(contents.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
-        write_atomically(self.path, text.encode())
+        _write(self.path, contents)

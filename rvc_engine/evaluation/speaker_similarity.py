@@ -3,10 +3,10 @@
 The only scorer reads the published weights of Resemblyzer (Apache-2.0), a d-vector model (Wan et al., "Generalized
 End-to-End Loss for Speaker Verification", 2018), from the installed package without importing it: the package needs
 librosa, numba and webrtcvad, and the last of these a module that setuptools no longer has. Its files are enough:
-`pip install --no-deps resemblyzer`.
+`pip install --no-deps resemblyzer`; `rvc-engine weights fetch quality` takes this one out of the wheel, for the scores
+of a finished voice (`rvc_engine.quality`).
 """
 
-import importlib.util
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from rvc_engine.audio.mel import mel_filters
 from rvc_engine.checkpoints.io import load_file
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
+from rvc_engine.weights.packages import package_file
 
 _N_FFT = 400
 _HOP_LENGTH = 160
@@ -46,16 +47,8 @@ class SpeakerScorer(Protocol):
 
 def installed_scorer() -> SpeakerScorer | None:
     """The scorer whose weights are installed, or None. Raises IncompatibleCheckpoint when they are damaged."""
-    weights = _resemblyzer_weights()
+    weights = package_file("resemblyzer", "pretrained.pt")
     return None if weights is None else ResemblyzerScorer(weights)
-
-
-def _resemblyzer_weights() -> Path | None:
-    package = importlib.util.find_spec("resemblyzer")  # finds the package without running it
-    for folder in (package.submodule_search_locations or []) if package is not None else []:
-        if (file := Path(folder) / "pretrained.pt").is_file():
-            return file
-    return None
 
 
 class _VoiceEncoder(nn.Module):

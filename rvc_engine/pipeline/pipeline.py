@@ -24,6 +24,7 @@ from rvc_engine.machine import Machine
 from rvc_engine.pipeline import preflight
 from rvc_engine.pipeline.disk_estimate import check_space
 from rvc_engine.pitch import stage as pitch_stage
+from rvc_engine.quality import scoring
 from rvc_engine.reporting import Report, StageReport
 from rvc_engine.training import trainer
 from rvc_engine.training.distributed import launcher
@@ -285,6 +286,7 @@ class _Run:
         with self._stage("export") as stage_report:
             if has_voice:
                 details, files = export.run(self.workspace, self.config, self.device, stage_report)
+                scoring.run(self.workspace, self.config, self.machine, self.device, details, stage_report)
                 paths = self._base_paths()
                 run = (self.workspace, self.config, self.machine, self.devices, self.recordings)
                 for path in write_card(*run, details, files, paths):

@@ -25,6 +25,7 @@ class EventType(StrEnum):
     CHECKPOINT_SAVED = "checkpoint_saved"
     EVALUATED = "evaluated"
     TRAINING_ENDED = "training_ended"
+    QUALITY_SCORED = "quality_scored"
     PREVIEW_READY = "preview_ready"
     ARTIFACT_PUBLISHED = "artifact_published"
     PAUSE_REQUESTED = "pause_requested"
@@ -94,6 +95,7 @@ EVENT_DATA: dict[EventType, tuple[type[BaseModel], frozenset[str]]] = {
     EventType.CHECKPOINT_SAVED: (engine_events.CheckpointSaved, frozenset({"path"})),
     EventType.EVALUATED: (engine_events.Evaluated, frozenset()),
     EventType.TRAINING_ENDED: (engine_events.TrainingEnded, frozenset()),
+    EventType.QUALITY_SCORED: (engine_events.QualityScored, frozenset()),
     EventType.PREVIEW_READY: (engine_events.PreviewReady, frozenset()),
     EventType.ARTIFACT_PUBLISHED: (engine_events.ArtifactReady, frozenset({"path"})),
     EventType.PAUSED: (FailureData, frozenset()),

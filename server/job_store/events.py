@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rvc_engine import events as engine_events
-from rvc_engine.event_text import ending_text, evaluation_text
+from rvc_engine.event_text import ending_text, evaluation_text, quality_text
 from rvc_train.schemas.events import EventType
 
 _ALWAYS = frozenset({"stage", "progress", "eta_seconds"})
@@ -41,6 +41,7 @@ class EventBatch:
     """Duration of each stage that has ended."""
     num_warnings: int = 0
     evaluations: list[engine_events.Evaluated] = field(default_factory=list)
+    quality: list[engine_events.QualityScored] = field(default_factory=list)
 
 
 def aggregate(events: Sequence[engine_events.Event]) -> EventBatch:
@@ -69,6 +70,10 @@ def aggregate(events: Sequence[engine_events.Event]) -> EventBatch:
                 data = event.model_dump(exclude={"type", "time"})
                 result.columns["training_end"] = data
                 result.events.append(NewEvent(EventType.TRAINING_ENDED, ending_text(event), data))
+            case engine_events.QualityScored():
+                result.quality.append(event)
+                data = event.model_dump(exclude={"type", "time"})
+                result.events.append(NewEvent(EventType.QUALITY_SCORED, quality_text(event), data))
             case _:
                 pass
     return result

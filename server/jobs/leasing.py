@@ -44,7 +44,7 @@ from server.job_store.leases import (
     lease_of,
 )
 from server.job_store.transitions import JobColumns, JobStore, upsert_metrics
-from server.results.evaluations import PreviewFiles, write_evaluations, write_preview
+from server.results.evaluations import PreviewFiles, write_evaluations, write_preview, write_quality
 from server.results.stored_files import add_stored_files, remove_unreferenced
 from server.storage.local import Storage, StoredFile
 from server.storage.sizes import measure_again
@@ -166,6 +166,7 @@ class LeaseOperations:
             session.execute(sa.update(Job).where(*lease_is_valid(lease)).values(**columns))
             upsert_metrics(session, lease.job_number, batch.metrics)
             write_evaluations(session, lease.job_number, batch.evaluations, self._store.clock())
+            write_quality(session, lease.job_number, batch.quality, self._store.clock())
             unused = remove_unreferenced(session, lease.job_number) if batch.evaluations else ()
             self._record_throughput(session, lease, batch)
         self._delete_files(unused)

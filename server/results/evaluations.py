@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 
 from rvc_engine import events as engine_events
 from rvc_train.schemas.events import EventType
-from rvc_train.schemas.results import CheckpointPublic, PreviewFile, PreviewPublic
+from rvc_train.schemas.results import CheckpointPublic, PreviewFile, PreviewPublic, quality_scores
 from server.database.engine import read_session
 from server.database.result_tables import Evaluation, Preview
 from server.database.tables import Job
@@ -53,6 +53,31 @@ def write_evaluations(
         session.connection().execute(sa.insert(Evaluation), [{**values, "job_number": job_number, "created_at": now}])
 
 
+def write_quality(
+    session: Session, job_number: int, events: Sequence[engine_events.QualityScored], now: datetime
+) -> None:
+    """Write scores of finished voices in the caller's transaction: into the save's row, or one of them alone."""
+    for event in events:
+        row = session.get(Evaluation, (job_number, event.step))
+        if row is None:
+            session.add(
+                Evaluation(
+                    job_number=job_number,
+                    step=event.step,
+                    epoch=event.epoch,
+                    values=event.values,
+                    held_out=False,
+                    is_best=False,
+                    num_clips=0,
+                    created_at=now,
+                )
+            )
+        else:
+            row.values = {**row.values, **event.values}
+            session.add(row)
+    session.flush()
+
+
 def write_preview(
     session: Session, job: Job, event: engine_events.PreviewReady, files: PreviewFiles, now: datetime
 ) -> NewEvent:
@@ -81,7 +106,7 @@ class EvaluationQueries:
         """A job's evaluated saves, by step."""
         with read_session(self._engine) as session:
             query = select(Evaluation).where(Evaluation.job_number == job.number).order_by(col(Evaluation.step))
-            return [_checkpoint_public(row) for row in session.exec(query).all()]
+            return [checkpoint_public(row) for row in session.exec(query).all()]
 
     def previews(self, job: Job) -> list[PreviewPublic]:
         """A job's previews, by step and clip."""
@@ -121,8 +146,13 @@ def _url(job_id: str, name: str) -> str:
     return f"/v1/jobs/{job_id}/previews/{name}"
 
 
-def _checkpoint_public(row: Evaluation) -> CheckpointPublic:
-    return CheckpointPublic(scores=row.values, **row.model_dump(exclude={"job_number", "values"}))
+def checkpoint_public(row: Evaluation) -> CheckpointPublic:
+    """An evaluated save in its public form."""
+    return CheckpointPublic(
+        scores={key: value for key, value in row.values.items() if not key.startswith(engine_events.QUALITY_PREFIX)},
+        quality=quality_scores(row.values),
+        **row.model_dump(exclude={"job_number", "values"}),
+    )
 
 
 def _preview_public(job: Job, row: Preview, *, is_best: bool) -> PreviewPublic:

@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from rvc_train.schemas.jobs import JobStatus
-from rvc_train.schemas.results import CheckpointPublic
 from rvc_train.schemas.voices.voices import ImportedFrom, VoiceDetail, VoicePublic, VoiceVersionPublic
 from server.auth.principal import current_principal
 from server.database.engine import read_session
@@ -37,6 +36,7 @@ from server.job_store.versions import (
     newest_of_voices,
     numbers_of,
 )
+from server.results.evaluations import checkpoint_public
 
 NUM_VERSIONS_SHOWN = 20
 
@@ -227,7 +227,7 @@ def versions_public(
             dataset_id=job.dataset_id,
             epoch=job.epoch,
             total_epochs=None if job.config.get("total_epochs") == "auto" else job.total_epochs,
-            best_save=None if save is None else _save_public(save),
+            best_save=None if save is None else checkpoint_public(save),
             files=[artifact_public(job, artifact) for artifact in files[number]],
             disk_bytes=sizes.get(number, 0),
             created_at=job.created_at,
@@ -235,10 +235,6 @@ def versions_public(
             imported=None if origin is None else _origin_public(origin),
         )
     return found
-
-
-def _save_public(row: Evaluation) -> CheckpointPublic:
-    return CheckpointPublic(scores=row.values, **row.model_dump(exclude={"job_number", "values"}))
 
 
 def _origin_public(row: ImportedVersion) -> ImportedFrom:

@@ -1,6 +1,6 @@
 """Synthetic recordings in any container, a dataset, a workspace, and a recorder of a stage's events."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rvc_engine.events import Event, Log, Progress, Stage, Warned
 from rvc_engine.reporting import StageReport
+from rvc_engine.weights.assets import FOREIGN_SPEAKERS
 from rvc_engine.workspace.layout import Workspace
 
 Sound = NDArray[np.float32]
@@ -20,6 +21,22 @@ def _voice(seconds: float, rate: int = 44_100, hz: float = 220.0, peak: float = 
     times = np.arange(round(seconds * rate)) / rate
     harmonics = sum(np.sin(2 * np.pi * n * hz * times) / n for n in (1, 2, 3))
     return (peak / 1.6 * np.asarray(harmonics)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def short_foreign_speakers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Finished voices are scored by the first seconds of either speaker and one recording of their own."""
+    from rvc_engine.quality import scoring  # imports torch
+
+    folder, paths = tmp_path_factory.mktemp("sources"), []
+    for path, samples in zip(FOREIGN_SPEAKERS, (32_000, 24_000), strict=True):
+        wave, rate = soundfile.read(path, frames=samples)
+        paths.append(folder / path.name)
+        soundfile.write(paths[-1], wave, rate)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "FOREIGN_SPEAKERS", tuple(paths))
+        patch.setattr(scoring, "NUM_OWN_CLIPS", 1)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from rvc_engine.voices.export import VoiceDetails, write_voice
 pytestmark = [pytest.mark.install, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 SUPPORTED = ("3.11", "3.12", "3.13")
-EXTRAS = ("all", "postgres", "onnx", "pm")
+EXTRAS = ("all", "postgres", "onnx", "pm", "quality")
 LINUX = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28")
 OTHERS = ("x86_64-apple-darwin", "aarch64-apple-darwin", "x86_64-pc-windows-msvc")
 
@@ -145,6 +145,26 @@ class TestOnnx:
         done = environment.run("rvc-engine", "onnx", untrained_voice, "-o", "tiny.onnx", seconds=300)
         assert done.returncode == 0, done.stderr
         assert (environment.folder / "tiny.onnx").stat().st_size > 0
+
+
+class TestQuality:
+    """`[quality]`: the naturalness of a finished voice without a download."""
+
+    extras = "[quality]"
+    pythons = slice(1)
+    pytestmark = pytest.mark.long
+
+    def test_it_brings_the_model_of_naturalness_and_nothing_that_needs_torchaudio(self, environment) -> None:
+        code = (
+            "import importlib.util; from rvc_engine.quality.naturalness import Dnsmos; "
+            "from rvc_engine.weights.packages import package_file; import numpy as np; "
+            "model = package_file('speechmos', 'dnsmos_models/sig_bak_ovr.onnx'); "
+            "assert importlib.util.find_spec('torchaudio') is None; "
+            "print(Dnsmos(model, 1).score(np.zeros(16_000, np.float32)))"
+        )
+        done = environment.run("python", "-P", "-c", code, seconds=300)
+        assert done.returncode == 0, done.stderr
+        assert 0 < float(done.stdout) < 3
 
 
 class TestAll:

@@ -11,6 +11,15 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+QUALITY = {
+    "similarity": 0.712,
+    "similarity/floor": 0.551,
+    "similarity/ceiling": 0.874,
+    "character_error_rate": 0.21,
+    "character_error_rate/floor": 0.8,
+    "f0_correlation": 0.93,
+    "f0_correlation/floor": -0.02,
+}
 PREVIEW = Path(__file__).with_name("preview.png")
 
 
@@ -28,6 +37,8 @@ def house(open_station: Callable[..., Any], token: str, tmp_path_factory: pytest
             for n in (0, 1)
         ),
         ["artifact", "best", 64_000],
+        ["quality_scored", 8, QUALITY],
+        ["quality_scored", 4, QUALITY | {"similarity": 0.734}],
         *station.MAKE_VOICE,
     )
     station.start_server()
@@ -234,3 +245,30 @@ def test_without_its_recordings_a_voice_is_not_continued_and_says_why(house: Any
     expect(page.locator("#recordings-deleted")).to_contain_text("other recordings")
     page.get_by_role("button", name="Copy settings").click()  # for other recordings
     expect(page.locator("#about")).to_contain_text("deleted")
+
+
+def test_how_well_it_converts_stands_between_no_voice_and_the_speakers_own(house: Any, visit: Any) -> None:
+    visitor = visit(house.station, viewport={"width": 390, "height": 844})
+    page = visitor.page
+    for path in (f"/jobs/{house.first.id}", "/voices/anna"):
+        visitor.open(path)
+        section = page.locator("#quality-section")
+        expect(section.get_by_role("heading", name="How well it converts")).to_be_visible()
+        expect(section.locator("th[scope=col]")).to_have_text(
+            ["Score", "Without the voice", "Best save, epoch 4", "Last save, epoch 8", "Speaker's own"]
+        )
+        rows = section.locator("tbody tr")
+        expect(rows.nth(0)).to_have_text("Similarity to the speaker ↑0.5510.7340.7120.874")
+        expect(rows.nth(1)).to_have_text("Characters misheard ↓80%21%21%–")
+        expect(rows.nth(2)).to_have_text("Intonation kept ↑-0.020.930.93–")
+        expect(rows).to_have_count(3)
+        # The better is always to the right, and what lies beyond the scale at its end.
+        places = rows.locator(".scale").evaluate_all(
+            "(bars) => bars.map((bar) => [...bar.children].map((mark) => `${mark.className} ${mark.style.left}`))"
+        )
+        assert places[0] == ["span 55.1%", "bound 55.1%", "bound 87.4%", "mark 73.4%", "mark 71.2%"]
+        assert places[1][:2] == ["bound 20%", "mark 79%"]
+        assert places[2][0] == "bound 0%"
+        expect(section.get_by_text("rvc-engine weights fetch quality")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page fits a phone"
+        visitor.check_accessible(path)

@@ -32,6 +32,7 @@ from rvc_engine.events import (
     Metric,
     PreviewReady,
     Progress,
+    QualityScored,
     StageChanged,
     Stopped,
     Succeeded,
@@ -166,6 +167,10 @@ class Engine:
         """The end of a training with total_epochs=auto."""
         end = {"step": step, "epoch": step, "best_step": best_step, "best_epoch": best_step}
         self.send(TrainingEnded(reason="no_better_save", **end))
+
+    def quality_scored(self, step: int, values: dict[str, float]) -> None:
+        found = {f"quality/{name}": value for name, value in values.items()}
+        self.send(QualityScored(step=step, epoch=step, values=found, seconds=2.0))
 
     def preview(self, step: int, sound: str) -> None:
         """A preview whose files hold what is given."""

@@ -44,12 +44,16 @@ def previews(
             "10 % of the training time"
         )
         return
-    session.output.console.print(_rows(checkpoints, clips))
-    if not checkpoints[-1].held_out:
+    evaluated = [each for each in checkpoints if each.scores]
+    if evaluated:
+        session.output.console.print(_rows(evaluated, clips))
+    if evaluated and not evaluated[-1].held_out:
         session.output.note("measured on training clips, since the dataset is short: scores are too optimistic")
+    if scored := [each for each in checkpoints if each.quality]:
+        _show_quality(session, scored)
     for path in paths:
         session.output.note(str(path))
-    if folder is None:
+    if folder is None and clips:
         session.output.note(f"download them with: rvc-train previews {found.id} -o DIR")
 
 
@@ -94,6 +98,34 @@ def _rows(checkpoints: list[CheckpointPublic], clips: list[PreviewPublic]) -> Ta
             translated_word("mark", "best") if checkpoint.is_best else "",
         )
     return rows
+
+
+QUALITY_FORMS: dict[str, tuple[str, str]] = {
+    "similarity": ("similarity to the speaker", "{:.3f}"),
+    "naturalness": ("naturalness (1 to 5)", "{:.2f}"),
+    "character_error_rate": ("characters misheard", "{:.0%}"),
+    "f0_correlation": ("intonation kept", "{:.2f}"),
+    "voicing_agreement": ("voicing kept", "{:.0%}"),
+}
+"""Name and form of each score by conversions."""
+
+
+def _show_quality(session: Session, scored: list[CheckpointPublic]) -> None:
+    """The scores by conversions of other speakers, between their bounds."""
+    rows = table("EPOCH", "SCORE", "WITHOUT THE VOICE", "THIS VOICE", "SPEAKER'S OWN")
+    for checkpoint in scored:
+        for score in checkpoint.quality:
+            label, form = QUALITY_FORMS.get(score.metric, (score.metric, "{:.3f}"))
+            shown = [
+                "-" if value is None else form.format(value) for value in (score.floor, score.value, score.ceiling)
+            ]
+            rows.add_row(str(checkpoint.epoch), translated(label), *shown)
+    session.output.console.print(rows)
+    session.output.note("scored by converting a woman and a man that the voice was not trained on")
+    if len({score.metric for each in scored for score in each.quality}) < len(QUALITY_FORMS):
+        session.output.note(
+            "the other scores need 96 MB of weights, downloaded once on the server's page of weights: quality"
+        )
 
 
 def _shown(checkpoint: CheckpointPublic, key: str, form: str) -> str:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rvc_engine.errors import IncompatibleCheckpoint
-from rvc_engine.evaluation import speaker_similarity
 from rvc_engine.evaluation.speaker_similarity import ResemblyzerScorer, _VoiceEncoder, installed_scorer
+from rvc_engine.weights import packages
 
 RATE = 16_000
 
@@ -89,5 +89,5 @@ def test_damaged_weights_are_told_of(tmp_path: Path) -> None:
 
 
 def test_without_the_package_there_is_no_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speaker_similarity.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda _: None)
     assert installed_scorer() is None

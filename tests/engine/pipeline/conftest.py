@@ -47,7 +47,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def machine(cache: Path) -> Machine:
+def machine(cache: Path, short_foreign_speakers: None) -> Machine:
     return Machine(device="cpu", num_threads=1, cache_folder=cache)
 
 

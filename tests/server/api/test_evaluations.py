@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from rvc_engine.events import Evaluated, PreviewReady
+from rvc_engine.events import Evaluated, PreviewReady, QualityScored
 from rvc_train.cli.main import app
 from rvc_train.client import Client
 from server.results.evaluations import PreviewFiles
@@ -101,3 +101,80 @@ def test_the_command_shows_the_scores_and_fetches_every_file_once(live, job_id, 
     told = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)
     assert len(told["checkpoints"]) == len(told["previews"]) == 2
     assert len(told["files"]) == len(names)
+
+
+QUALITY = {
+    "quality/similarity": 0.71,
+    "quality/similarity/floor": 0.55,
+    "quality/similarity/ceiling": 0.88,
+    "quality/f0_correlation": 0.93,
+    "quality/f0_correlation/floor": 0.02,
+}
+
+
+@pytest.fixture(scope="module")
+def scored_job(live):
+    """A job whose first save was evaluated and is the best; the last was not, and both are scored by conversions."""
+    bench = live.bench
+    job = bench.job(priority=90)
+    lease = bench.claim()
+    save = {"step": 10, "epoch": 1}
+    values = {"eval/mel": 21.5}
+    bench.jobs.record_events(
+        lease, [Evaluated(**save, values=values, held_out=True, is_best=True, num_clips=8, seconds=1.5)]
+    )
+    last = QualityScored(step=30, epoch=3, values=QUALITY | {"quality/similarity": 0.69}, seconds=4.0)
+    bench.jobs.record_events(lease, [last, QualityScored(**save, values=QUALITY, seconds=3.0)])
+    bench.publish(lease)
+    bench.jobs.succeed(lease)
+    return job.id
+
+
+def test_scores_by_conversions_stand_between_their_bounds(http, scored_job):
+    best, last = http.get(f"/v1/jobs/{scored_job}/checkpoints").json()["data"]
+    assert best["scores"] == {"eval/mel": 21.5}
+    assert (best["is_best"], best["num_clips"]) == (True, 8)
+    assert best["quality"] == [
+        {"metric": "similarity", "value": 0.71, "floor": 0.55, "ceiling": 0.88},
+        {"metric": "f0_correlation", "value": 0.93, "floor": 0.02, "ceiling": None},
+    ]
+    assert (last["step"], last["epoch"], last["scores"], last["is_best"]) == (30, 3, {}, False)
+    assert last["quality"][0]["value"] == 0.69
+
+
+def test_scoring_is_an_event_and_no_metric(http, scored_job):
+    events = http.get(f"/v1/jobs/{scored_job}/events", params={"type": "quality_scored"}).json()["data"]
+    assert [(event["data"]["step"], event["data"]["values"]["quality/similarity"]) for event in events] == [
+        (30, 0.69),
+        (10, 0.71),
+    ]
+    assert "on recordings of other speakers: similarity 0.710, F0 correlation 0.93" in events[1]["message"]
+    assert not any(key.startswith("quality/") for key in http.get(f"/v1/jobs/{scored_job}").json()["losses"])
+
+
+def test_a_step_that_is_trained_again_loses_its_scores(live, http):
+    bench = live.bench
+    job = bench.job(priority=95)
+    lease = bench.claim()
+    fields = {
+        "epoch": 1,
+        "values": {"eval/mel": 1.0},
+        "held_out": False,
+        "is_best": True,
+        "num_clips": 2,
+        "seconds": 0.1,
+    }
+    bench.jobs.record_events(lease, [QualityScored(step=9, epoch=1, values=QUALITY, seconds=1.0)])
+    bench.jobs.record_events(lease, [Evaluated(step=8, **fields)])
+    assert [each["step"] for each in http.get(f"/v1/jobs/{job.id}/checkpoints").json()["data"]] == [8]
+    bench.jobs.force_fail(job.id, "enough")
+
+
+def test_the_client_and_the_command_show_them(live, http, scored_job, authorized):
+    assert [each.quality[0].metric for each in Client(http).checkpoints(scored_job)] == ["similarity", "similarity"]
+    token = authorized["Authorization"].removeprefix("Bearer ")
+    shown = CliRunner().invoke(app, ["previews", scored_job, "--server", live.url, "--token", token]).output
+    rows = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "1 similarity to the speaker 0.550 0.710 0.880" in rows
+    assert "3 intonation kept 0.02 0.93 -" in rows
+    assert any("weights" in row for row in rows), "how to get the scores that are missing"

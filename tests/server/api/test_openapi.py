@@ -101,6 +101,7 @@ def test_each_event_of_a_job_fits_the_schema_of_its_type(
                 values={"eval/mel": 1.0}, held_out=True, is_best=True, num_clips=8, seconds=1.5, **at
             ),
             engine_events.TrainingEnded(reason="max_epochs", **at),
+            engine_events.QualityScored(values={"quality/similarity": 0.7}, seconds=2.0, **at),
         ],
     )
     file = StoredFile("jobs/preview", 1, "00")

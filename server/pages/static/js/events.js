@@ -21,6 +21,8 @@ export function eventText({ type, data, message }) {
       return t(data.is_best ? "event.evaluated_best" : "event.evaluated", { save: t("job.save_name", data), mel: figure(data.values?.["eval/mel"]) });
     case "training_ended":
       return endText(data);
+    case "quality_scored":
+      return t("event.quality_scored", { save: t("job.save_name", data) });
     case "preview_ready":
       return t("event.preview_ready", { save: t("job.save_name", data) });
     case "artifact_published":

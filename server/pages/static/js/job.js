@@ -19,7 +19,7 @@ const base = `/v1/jobs/${id}`;
 const STAGES = ["slice", "pitch", "content", "train", "index", "export"];
 /** All types but those of each step: `progress` and `metric`. */
 const NOTABLE = [
-  "created", "validated", "queued", "started", "stage_changed", "warning", "checkpoint_saved", "evaluated", "training_ended", "preview_ready",
+  "created", "validated", "queued", "started", "stage_changed", "warning", "checkpoint_saved", "evaluated", "training_ended", "quality_scored", "preview_ready",
   "artifact_published", "pause_requested", "paused", "resumed", "cancel_requested", "retrying", "worker_lost", "succeeded",
   "failed", "cancelled",
 ];
@@ -203,7 +203,8 @@ async function loadEvents() {
   showStages();
   const types = new Set(events.slice(first).map((event) => event.type));
   if (first === 0 || types.has("artifact_published")) attempt(() => retryUnreachable(() => loadFiles(base, isAuto())));
-  if (first === 0 || types.has("evaluated") || types.has("training_ended") || types.has("preview_ready")) attempt(() => retryUnreachable(async () => {
+  const scored = ["evaluated", "quality_scored", "training_ended", "preview_ready"];
+  if (first === 0 || scored.some((type) => types.has(type))) attempt(() => retryUnreachable(async () => {
     await saves.load();
     showSections();
     curves?.mark(markedSteps());

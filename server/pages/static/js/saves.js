@@ -2,6 +2,7 @@
 
 import { all } from "./api.js";
 import { byId, h, keyed } from "./dom.js";
+import { showQuality } from "./quality.js";
 import { Sides } from "./sides.js";
 import { duration, figure, percent, t } from "./words.js";
 
@@ -46,7 +47,10 @@ export class Saves {
   }
 
   async load() {
-    [this.saves, this.previews] = await Promise.all([all(`${this.base}/checkpoints`, Infinity), all(`${this.base}/previews`, Infinity)]);
+    const [checkpoints, previews] = await Promise.all([all(`${this.base}/checkpoints`, Infinity), all(`${this.base}/previews`, Infinity)]);
+    this.previews = previews;
+    this.saves = checkpoints.filter((save) => Object.keys(save.scores).length); // others have the scores of conversions alone
+    showQuality(checkpoints);
     const known = new Set(this.previews.map((one) => one.step));
     const wanted = [this.saves.find((one) => one.is_best)?.step, this.previews.at(-1)?.step].find((step) => known.has(step));
     if (!this.isChosen && wanted !== undefined && wanted !== this.step && !this.players.some((one) => one.isPlaying)) this.step = wanted;

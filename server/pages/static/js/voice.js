@@ -1,9 +1,10 @@
 // One voice: its versions, the current one, notes, files, and links for others.
 
-import { get, patch, repeat, remove, ApiError } from "./api.js";
+import { all, get, patch, repeat, remove, ApiError } from "./api.js";
 import { at, byId, h, keyed, setText } from "./dom.js";
 import { loadFiles } from "./files.js";
 import { listenButton } from "./listening.js";
+import { showQuality } from "./quality.js";
 import { button } from "./server/parts.js";
 import { attempt, confirm, may, notify } from "./shell.js";
 import { tryPanel } from "./try.js";
@@ -53,10 +54,11 @@ function show() {
   showVersions();
   links.show(voice);
   showTrying();
-  if (!current) byId("voice-zip").hidden = byId("files-section").hidden = true;
+  if (!current) byId("voice-zip").hidden = byId("files-section").hidden = byId("quality-section").hidden = true;
   else if (filesOf !== `${current.job_id} ${current.files.length}`) {
     filesOf = `${current.job_id} ${current.files.length}`;
     attempt(() => loadFiles(`/v1/jobs/${current.job_id}`, current.epoch != null && current.total_epochs == null));
+    attempt(async () => showQuality(await all(`/v1/jobs/${current.job_id}/checkpoints`, Infinity)));
   }
 }
 

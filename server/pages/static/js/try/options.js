@@ -132,6 +132,6 @@ function keptSteps({ config, training_end: end }, checkpoints) {
   if (config.save_only_latest || config.keep_saves === "latest") return [];
   const evaluated = [...checkpoints].reverse().filter((one) => one.epoch % config.save_every_epochs === 0 || one.epoch === (end?.epoch ?? config.total_epochs));
   if (config.keep_saves !== "best") return evaluated.map((one) => one.step);
-  const best = [...evaluated].sort((one, other) => one.scores["eval/mel"] - other.scores["eval/mel"]).slice(0, config.num_best_saves);
+  const best = [...evaluated].sort((one, other) => (one.scores["eval/mel"] ?? Infinity) - (other.scores["eval/mel"] ?? Infinity)).slice(0, config.num_best_saves);
   return evaluated.filter((one) => best.includes(one)).map((one) => one.step);
 }
