@@ -13,7 +13,8 @@ from rvc_train.schemas.jobs import JobCreate, JobPublic, Range
 from rvc_train.schemas.queue import JobEstimate
 from server.database.engine import read_session, write_session
 from server.database.tables import Attempt, Dataset, Job, Worker
-from server.estimates.estimates import Estimator, MeasuredJob
+from server.estimates.estimates import Estimator
+from server.estimates.outlook import MeasuredJob
 from server.estimates.resources import batch_range, disk_bytes, memory_bytes
 from server.job_store.liveness import WorkerLiveness
 from server.jobs.serializers import jobs_public
@@ -112,11 +113,11 @@ def test_a_waiting_job_starts_after_those_before_it_and_sooner_with_more_workers
     assert [job.starts_in for job in forecasts(bench, first, second)] == [None, None], "no live worker"
     worker_id = bench.worker()
     alone = forecasts(bench, first, second)
-    assert alone[0].starts_in == Range(low=0, high=0)
+    assert alone[0].starts_in == Range(low=0, likely=0, high=0)
     assert alone[1].starts_in == alone[0].eta
     assert alone[0].eta.low < JOB_SECONDS < alone[0].eta.high
     bench.worker()
-    assert forecasts(bench, second)[0].starts_in == Range(low=0, high=0)
+    assert forecasts(bench, second)[0].starts_in == Range(low=0, likely=0, high=0)
     bench.jobs.drain_worker(worker_id, "hand_back")
     assert forecasts(bench, second)[0].starts_in == alone[0].eta
 
@@ -142,11 +143,11 @@ def test_without_a_measurement_only_the_start_on_an_idle_worker_is_known(bench: 
     jobs = [submit(bench, dataset_id) for _ in range(2)]
     bench.worker()
     first, second = forecasts(bench, *jobs)
-    assert (first.starts_in, first.eta) == (Range(low=0, high=0), None)
+    assert (first.starts_in, first.eta) == (Range(low=0, likely=0, high=0), None)
     assert (second.starts_in, second.eta) == (None, None)
     bench.claim()
     assert forecasts(bench, jobs[0])[0].eta is None
-    assert forecasts(bench, jobs[1])[0].starts_in == Range(low=0, high=0), "on the other worker"
+    assert forecasts(bench, jobs[1])[0].starts_in == Range(low=0, likely=0, high=0), "on the other worker"
 
 
 def test_the_unknown_duration_of_a_job_hides_only_the_jobs_behind_it(bench: Any) -> None:
@@ -198,7 +199,7 @@ def test_an_estimate_over_http_is_unknown_before_the_first_job_and_changes_nothi
 
 
 def test_an_estimate_over_http_is_measured_by_a_finished_job(tmp_path: Any, serve: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("server.estimates.estimates.CACHE_SECONDS", 0)
+    monkeypatch.setattr("server.estimates.outlook.CACHE_SECONDS", 0)
     with serve(tmp_path) as server, server.client() as http:
         bench = server.bench
         dataset_id = reported_dataset(bench)
