@@ -2,15 +2,13 @@
 
     python -m benchmarks.recorded_runs FILE
 
-Each run is a process of its own with one thread, and times are of the CPU, so that they
-mean something on a machine that other programs share. Runs that FILE has already are not repeated.
+There is one thread, and times are of the CPU, so that they mean something on a machine that other programs share. The
+runs share a process, whose start counts for each. Runs that FILE has already are not repeated.
 """
 
 import argparse
 import json
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -25,23 +23,21 @@ RUNS: list[tuple[int, dict[str, Any]]] = [
     (9, {}),
     (9, {"width": 192, "total_epochs": 1}),
     (4, {"width": 96, "total_epochs": 2}),
-    (4, {"content": "local", "total_epochs": 2}),
+    (4, {"batch_size": 2, "total_epochs": 1, "pitch": "harvest"}),
     (4, {"width": 48, "batch_size": 2, "total_epochs": 1}),
+    (4, {"content": "local", "total_epochs": 1}),
+    (9, {"batch_size": 8, "total_epochs": 2}),
+    (4, {"precision": "fp32", "total_epochs": 2}),
+    (4, {"f0": False, "total_epochs": 2}),
+    (4, {"batch_size": 1, "total_epochs": 1, "evaluate": "never"}),
+    (4, {"sample_rate": "48k", "total_epochs": 2}),
+    (4, {"evaluate": "always", "save_every_epochs": 1, "total_epochs": 2}),
+    (4, {"accumulate_steps": 2, "sample_rate": "32k", "pitch": "dio", "total_epochs": 3}),
+    (4, {"slicing": "fixed", "slice_seconds": 1.5, "slice_overlap_seconds": 0.2, "total_epochs": 1}),
+    (9, {"slicing": "none", "total_epochs": 2}),
+    (4, {"width": 48, "gradient_checkpointing": True, "total_epochs": 1}),
     (25, {"batch_size": 8, "total_epochs": 1}),
-    (4, {"pitch": "harvest", "total_epochs": 2}),
-    (4, {"batch_size": 1, "total_epochs": 1}),
-    (4, {"evaluate": "always", "save_every_epochs": 1, "total_epochs": 3}),
-    (4, {"precision": "fp32"}),
-    (4, {"sample_rate": "48k", "batch_size": 2, "total_epochs": 2}),
-    (4, {"f0": False}),
-    (9, {"sample_rate": "32k", "pitch": "dio", "batch_size": 8, "total_epochs": 3}),
-    (4, {"width": 96, "batch_size": 8, "total_epochs": 3, "evaluate": "never"}),
-    (4, {"accumulate_steps": 2}),
-    (4, {"gradient_checkpointing": True, "width": 48, "total_epochs": 2}),
-    (4, {"slicing": "fixed", "slice_seconds": 1.5, "slice_overlap_seconds": 0.2, "total_epochs": 2}),
     (4, {"width": 192, "batch_size": 1, "total_epochs": 1, "evaluate": "never"}),
-    (9, {"slicing": "none", "total_epochs": 3}),
-    (4, {"total_epochs": 9, "save_every_epochs": 3}),
 ]
 
 
@@ -55,7 +51,7 @@ def record_calibration() -> dict[str, Any]:
     return found.model_copy(update={"start_seconds": loading}).model_dump(mode="json")
 
 
-def record_run(num_recordings: int, changes: dict[str, Any]) -> dict[str, Any]:
+def record_run(num_recordings: int, changes: dict[str, Any], start_seconds: float) -> dict[str, Any]:
     """A run in this process: its settings, the length of its recordings, its steps and its seconds of the CPU."""
     from rvc_engine.config import TrainingConfig
     from rvc_engine.events import Event, Progress, StageChanged
@@ -86,7 +82,7 @@ def record_run(num_recordings: int, changes: dict[str, Any]) -> dict[str, Any]:
         starting = time.process_time()
         machine = Machine(device="cpu", num_threads=1, content_folder=content)
         make_voice(dataset, Workspace(Path(folder, "run"), "recorded"), config, machine, report)
-        seconds = time.process_time() if content is None else time.process_time() - starting
+        seconds = start_seconds + time.process_time() - starting
         dataset_report = asdict(make_report(dataset))
     kept = {name: dataset_report[name] for name in ("seconds", "speech_seconds", "kept_seconds", "num_usable")}
     return {"config": BASE | changes, "dataset": kept, "seconds": seconds, "stages": stages, **last}
@@ -104,36 +100,24 @@ def _random_hubert(folder: Path) -> Path:
     return folder
 
 
-def _run(*arguments: str) -> Any:
-    command = [sys.executable, "-m", "benchmarks.recorded_runs", *arguments]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
-
-
 def main() -> None:
     """Record what is missing in the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.one is not None:
-        print(json.dumps(record_calibration() if options.one < 0 else record_run(*RUNS[options.one])))
-        return
-    file = Path(options.file)
+    file = Path(parser.parse_args().file)
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"runs": []}
     if "calibration" not in found:
         machine = f"one thread of {platform.processor() or platform.machine()}, seconds of the CPU"
-        found |= {
-            "machine": machine,
-            "date": datetime.now(UTC).date().isoformat(),
-            "calibration": _run("-", "--one=-1"),
-        }
+        found |= {"machine": machine, "date": datetime.now(UTC).date().isoformat(), "calibration": record_calibration()}
         file.write_text(json.dumps(found, indent=1))
-    for number in range(len(RUNS)):
-        if any(run["number"] == number for run in found["runs"]):
-            continue
-        found["runs"].append({"number": number} | _run("-", f"--one={number}"))
-        file.write_text(json.dumps(found, indent=1))
-        print(json.dumps(found["runs"][-1]), flush=True)
+    from rvc_engine.pipeline import pipeline  # noqa: F401 - its loading is the start
+
+    start_seconds = time.process_time()
+    for number, run in enumerate(RUNS):
+        if all(each["number"] != number for each in found["runs"]):
+            found["runs"].append({"number": number} | record_run(*run, start_seconds))
+            file.write_text(json.dumps(found, indent=1))
+            print(json.dumps(found["runs"][-1]), flush=True)
 
 
 if __name__ == "__main__":

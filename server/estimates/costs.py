@@ -36,8 +36,10 @@ _GPU_ESTIMATORS = {"rmvpe", "fcpe", "crepe", "crepe-tiny"}
 _GPU_GAIN = 30.0
 _HUBERT = 12.0
 """Duration of ContentVec, and of others of its size, relative to whisper-tiny's."""
-_INDEX, _EXPORT_SECONDS = 0.1, 2.0
-"""Index relative to the content stage, and the voice's export at the start seconds' pace."""
+_INDEX = 0.1
+"""Index relative to the content stage."""
+_STARTS = 3.5
+"""All that a job does once, from the start of its engine to the check of its voice, in times of loading the code."""
 _FIXED_SHARE = 0.25
 """Share of a step with one clip that more clips do not lengthen, at the published width."""
 _GROWTH = 1.15
@@ -90,7 +92,9 @@ def predict(calibration: Calibration, config: TrainingConfig, sound: Sound, num_
     clips = max(1.0, made - (num_evaluated if sound.kept_seconds >= _HELD_OUT_FROM else 0) + NUM_SILENT_CLIPS)
     batch = _micro_batch(calibration, config, clips, num_devices)
     step = _step_seconds(calibration, config, batch)
-    steps = math.ceil(clips / (batch * config.accumulate_steps * num_devices)) * float(config.total_epochs)
+    together = batch * config.accumulate_steps * num_devices
+    # An epoch's last batch is smaller, and the number of clips is not exact: so a mean, and no whole number.
+    steps = max(1.0, clips / together + 0.5 * (together - 1) / together) * config.total_epochs
     train = steps * step
     if config.max_train_seconds is not None and train > config.max_train_seconds:
         steps, train = config.max_train_seconds / step, config.max_train_seconds
@@ -104,7 +108,7 @@ def predict(calibration: Calibration, config: TrainingConfig, sound: Sound, num_
         evaluation = min(evaluation, _MAX_EVALUATION_SHARE * train)
     _, weights = net_weights(config)
     saving = (num_saves + 1) * weights * _BYTES_PER_WEIGHT / _BYTES_PER_SECOND
-    around = calibration.start_seconds + calibration.load_seconds + _EXPORT_SECONDS
+    around = _STARTS * calibration.start_seconds + calibration.load_seconds
     return Prediction(clips, steps, around + _preparation(calibration, config, sound) + train + evaluation + saving)
 
 
