@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from rvc_engine.calibration.results import Calibration
 from rvc_engine.config import TrainingConfig
 from rvc_engine.events import Progress
 from rvc_train.schemas.datasets import DatasetStatus
@@ -13,11 +14,14 @@ from rvc_train.schemas.jobs import JobCreate, JobPublic, Range
 from rvc_train.schemas.queue import JobEstimate
 from server.database.engine import read_session, write_session
 from server.database.tables import Attempt, Dataset, Job, Worker
+from server.estimates.calibrations import Calibrations
+from server.estimates.costs import Sound, predict
 from server.estimates.estimates import Estimator
-from server.estimates.outlook import MeasuredJob
+from server.estimates.outlook import MeasuredJob, Outlooks
 from server.estimates.resources import batch_range, disk_bytes, memory_bytes
 from server.job_store.liveness import WorkerLiveness
 from server.jobs.serializers import jobs_public
+from server.storage.local import Storage
 
 SMALL = {"width": 24, "pretrained": "none", "content": "whisper-tiny", "batch_size": 4, "total_epochs": 10}
 JOB_SECONDS = 100.0
@@ -223,3 +227,74 @@ def test_a_worker_without_a_recent_heartbeat_is_not_live(bench: Any) -> None:
         assert len(estimator.live_workers(session, bench.clock())) == 1
         assert estimator.live_workers(session, datetime.now(UTC) + timedelta(days=1)) == []
         assert session.scalars(sa.select(Worker.stopped_at)).one() is None
+
+
+CALIBRATION = Calibration.model_validate(
+    {
+        "version": "1",
+        "torch": "2",
+        "device": "cpu",
+        "num_threads": 2,
+        "precision": "bf16",
+        "measured_at": "2026-11-30T12:00:00Z",
+        "took_seconds": 15,
+        "start_seconds": 3,
+        "slice_seconds": 0.002,
+        "pitch_seconds": 0.01,
+        "content_seconds": 0.01,
+        "load_seconds": 0.1,
+        "steps": [
+            {"width": 24, "batch_size": 1, "seconds": 0.3},
+            {"width": 24, "batch_size": 3, "seconds": 0.6},
+            {"width": 192, "batch_size": 1, "seconds": 3},
+        ],
+    }
+)
+
+
+def test_a_calibration_estimates_the_first_job_and_the_queue(bench: Any, tmp_path: Any) -> None:
+    dataset_id, calibrations = reported_dataset(bench), Calibrations(Storage(tmp_path))
+    jobs = [submit(bench, dataset_id), submit(bench, dataset_id)]
+    bench.jobs.register_worker("worker", 1, "here", "cpu", device_name="a CPU")
+    assert forecasts(bench, jobs[0], estimator=Estimator(calibrations=calibrations))[0].eta is None
+    calibrations.write("a CPU", CALIBRATION)
+    first, second = forecasts(bench, *jobs, estimator=Estimator(calibrations=Calibrations(Storage(tmp_path))))
+    assert first.eta.low == pytest.approx(first.eta.likely / 2)
+    assert first.eta.high == pytest.approx(first.eta.likely * 2)
+    assert 30 < first.eta.likely < 300, "100 steps of 0.75 s"
+    assert second.starts_in == first.eta
+    assert second.eta.likely == pytest.approx(2 * first.eta.likely)
+
+
+def test_a_finished_job_with_other_settings_corrects_the_calibration(bench: Any, tmp_path: Any) -> None:
+    dataset_id, calibrations = reported_dataset(bench), Calibrations(Storage(tmp_path))
+    calibrations.write("a CPU", CALIBRATION)
+    likely = {}
+    for name in ("before", "after"):
+        worker_id = bench.jobs.register_worker("worker", 1, "here", "cpu", device_name="a CPU")
+        with read_session(bench.jobs.engine) as session:
+            outlooks = Outlooks(calibrations)
+            config = TrainingConfig(**SMALL | {"width": 48}).model_dump(mode="json")
+            sound = outlooks.sounds(session, [dataset_id])[dataset_id]
+            found = outlooks.of(session, config, sound, Estimator().live_workers(session, bench.clock()))
+        likely[name] = found
+        bench.jobs.deregister_worker(worker_id)
+        if name == "before":
+            finish_job(bench, dataset_id, "a CPU")
+    before, after = likely["before"], likely["after"]
+    assert (before.basis, before.num_jobs, after.basis, after.num_jobs) == ("calibrated", 0, "calibrated", 1)
+    predicted = predict(CALIBRATION, TrainingConfig(**SMALL), Sound(120, 120, 5)).seconds
+    assert after.seconds.likely == pytest.approx(before.seconds.likely * JOB_SECONDS / predicted)
+    assert after.seconds.high / after.seconds.low < before.seconds.high / before.seconds.low
+
+
+def test_a_calibration_is_kept_for_a_device_and_versions(tmp_path: Any) -> None:
+    calibrations = Calibrations(Storage(tmp_path))
+    assert calibrations.is_missing("a CPU", "1", "2", 2)
+    calibrations.write("a CPU", CALIBRATION)
+    assert not calibrations.is_missing("a CPU", "1", "2", 2)
+    assert not calibrations.is_missing("a CPU", "1", None, 2)
+    for other in (("a GPU", "1", "2", 2), ("a CPU", "1.1", "2", 2), ("a CPU", "1", "2.1", 2), ("a CPU", "1", "2", 4)):
+        assert calibrations.is_missing(*other), other
+    next((tmp_path / "calibrations").iterdir()).write_text("{")
+    assert calibrations.is_missing("a CPU", "1", "2", 2)
