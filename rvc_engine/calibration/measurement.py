@@ -44,7 +44,7 @@ _CPU_BATCHES = (1, 3)
 _GPU_BATCHES = (4, 16)
 _WIDTHS: tuple[Width, ...] = (24, 192)
 _NEXT_BATCH, _NEXT_WIDTH = 3.0, 9.0
-"""How many times as long a step at the next size takes, measured with slack."""
+"""Largest duration of a step at the next size, relative to one at this size."""
 
 Clock = Callable[[], float]
 

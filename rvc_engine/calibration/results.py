@@ -25,7 +25,7 @@ class Calibration(BaseModel):
 
     format: int = FORMAT
     version: str
-    """Of rvc-train."""
+    """Version of rvc-train."""
     torch: str
     device: str
     """`cpu`, `cuda`, `xpu` or `mps`."""

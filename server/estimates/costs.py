@@ -68,7 +68,7 @@ _MAX_AUTO_BATCH = 32
 
 @dataclass(frozen=True)
 class Sound:
-    """What a job's duration depends on of its recordings."""
+    """Measures of a job's recordings that its duration depends on."""
 
     seconds: float
     kept_seconds: float

@@ -18,8 +18,8 @@ from server.auth.quotas import Quotas
 from server.database.engine import read_session
 from server.database.tables import Dataset
 from server.errors import QuotaExceeded, StorageQuotaExceeded
+from server.estimates.durations import Bounds, Workload
 from server.estimates.estimates import Estimator
-from server.estimates.outlook import Bounds, Outlook
 from server.estimates.resources import batch_range, disk_bytes, memory_bytes
 from server.job_store.queries import consent_missing, usable_dataset
 from server.job_store.serializers import notice_of
@@ -54,9 +54,9 @@ class EstimateService:
         with read_session(self._engine) as session:
             dataset = usable_dataset(session, request.dataset_id, visible_owner)
             workers = self._estimator.live_workers(session, now)
-            sound = self._estimator.outlooks.sounds(session, [dataset.id]).get(dataset.id)
+            sound = self._estimator.durations.sounds(session, [dataset.id]).get(dataset.id)
             as_json = config.model_dump(mode="json")
-            outlook = sound and self._estimator.outlooks.of(session, as_json, sound, workers)
+            workload = sound and self._estimator.durations.of(session, as_json, sound, workers)
             starts_in = self._estimator.starts_in(session, request.priority, now)
             quota_warnings = self._quota_warnings(session, owner)
             own = _files(find_start(session, request, self._storage, owner, visible_owner))
@@ -67,14 +67,14 @@ class EstimateService:
         return JobEstimate(
             dataset_status=DatasetStatus(dataset.status),
             speech_seconds=None if length is None else (dataset.report or {}).get("speech_seconds") or length,
-            num_clips=_range(outlook and outlook.num_clips),
-            steps=_range(outlook and outlook.steps),
-            seconds=outlook and outlook.seconds.public(),
+            num_clips=_range(workload and workload.num_clips),
+            steps=_range(workload and workload.steps),
+            seconds=workload and workload.seconds.public(),
             starts_in=starts_in,
             disk_bytes=disk,
             gpu_memory_bytes=memory_bytes(config, batch, length),
-            basis=outlook and outlook.basis,
-            basis_detail=_basis_detail(outlook),
+            basis=workload and workload.basis,
+            basis_detail=_basis_detail(workload),
             has_gpu=has_gpu,
             warnings=[*self._warnings(request, dataset, disk, own, has_worker=bool(workers)), *quota_warnings],
         )
@@ -124,11 +124,11 @@ def _range(bounds: Bounds | None) -> Range | None:
     return None if bounds is None else Range(low=bounds[0], high=bounds[1])
 
 
-def _basis_detail(outlook: Outlook | None) -> str:
-    if outlook is None:
+def _basis_detail(workload: Workload | None) -> str:
+    if workload is None:
         return "no job with these settings has finished on this server yet, so its duration is unknown"
-    if outlook.basis == "measured":
-        return f"finished jobs with these settings on this server: {outlook.num_jobs}"
-    if outlook.num_jobs:
-        return f"the device's speed by its calibration and by jobs with other settings: {outlook.num_jobs}"
+    if workload.basis == "measured":
+        return f"finished jobs with these settings on this server: {workload.num_jobs}"
+    if workload.num_jobs:
+        return f"the device's speed by its calibration and by jobs with other settings: {workload.num_jobs}"
     return "the device's speed by its calibration; no job has finished on it yet"

@@ -1,6 +1,6 @@
 """Forecasts of the queue: when jobs start and end, as the likeliest number of seconds with bounds.
 
-Times come from `outlook`: where it knows nothing a time is None, unknown.
+Times come from `durations`: where that has none a time is None, unknown.
 """
 
 import heapq
@@ -17,7 +17,7 @@ from rvc_train.schemas.jobs import LEASED_STATUSES, Range
 from server.database.engine import SCHEMA_VERSION
 from server.database.tables import Job, Worker
 from server.estimates.calibrations import Calibrations
-from server.estimates.outlook import MAX_JOBS, SPREAD, MeasuredJob, Outlooks, Span
+from server.estimates.durations import MAX_JOBS, SPREAD, Durations, MeasuredJob, Span
 from server.estimates.queue_places import QueuePlaces
 from server.job_store.leases import IS_QUEUED, QUEUE_ORDER
 from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
@@ -41,7 +41,7 @@ class Estimator:
         """`liveness`: lost workers are not counted. None: with the default lease."""
         self._liveness = liveness or WorkerLiveness(60)
         self.places = QueuePlaces()
-        self.outlooks = Outlooks(calibrations)
+        self.durations = Durations(calibrations)
 
     def live_workers(self, session: Session, now: datetime) -> Sequence[Worker]:
         """Workers that are alive and claim jobs."""
@@ -52,7 +52,7 @@ class Estimator:
 
     def comparable(self, session: Session, config: Mapping[str, Any], workers: Iterable[Worker]) -> list[MeasuredJob]:
         """Measured jobs with the same settings on the workers' devices; on any device where these are not known."""
-        return self.outlooks.comparable(session, config, workers)
+        return self.durations.comparable(session, config, workers)
 
     def forecasts(
         self, session: Session, jobs: Sequence[Job], now: datetime, places: Mapping[int | None, int]
@@ -98,14 +98,14 @@ class Estimator:
         self, session: Session, jobs: Sequence[Job | sa.Row[Any]], workers: Sequence[Worker]
     ) -> dict[int | None, Span]:
         """Seconds until the jobs end; without an end where nothing is known of them."""
-        sounds = self.outlooks.sounds(session, (job.dataset_id for job in jobs))
+        sounds = self.durations.sounds(session, (job.dataset_id for job in jobs))
         found: dict[int | None, Span] = {}
         for job in jobs:
             sound, found[job.number] = sounds.get(job.dataset_id), _UNKNOWN
             if job.eta_seconds is not None:
                 found[job.number] = Span.around([job.eta_seconds], SPREAD)
-            elif sound is not None and (outlook := self.outlooks.of(session, job.config, sound, workers)):
-                found[job.number] = outlook.seconds * (1 - job.progress)
+            elif sound is not None and (workload := self.durations.of(session, job.config, sound, workers)):
+                found[job.number] = workload.seconds * (1 - job.progress)
         return found
 
 

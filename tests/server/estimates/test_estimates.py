@@ -16,8 +16,8 @@ from server.database.engine import read_session, write_session
 from server.database.tables import Attempt, Dataset, Job, Worker
 from server.estimates.calibrations import Calibrations
 from server.estimates.costs import Sound, predict
+from server.estimates.durations import Durations, MeasuredJob
 from server.estimates.estimates import Estimator
-from server.estimates.outlook import MeasuredJob, Outlooks
 from server.estimates.resources import batch_range, disk_bytes, memory_bytes
 from server.job_store.liveness import WorkerLiveness
 from server.jobs.serializers import jobs_public
@@ -203,7 +203,7 @@ def test_an_estimate_over_http_is_unknown_before_the_first_job_and_changes_nothi
 
 
 def test_an_estimate_over_http_is_measured_by_a_finished_job(tmp_path: Any, serve: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("server.estimates.outlook.CACHE_SECONDS", 0)
+    monkeypatch.setattr("server.estimates.durations.CACHE_SECONDS", 0)
     with serve(tmp_path) as server, server.client() as http:
         bench = server.bench
         dataset_id = reported_dataset(bench)
@@ -273,10 +273,10 @@ def test_a_finished_job_with_other_settings_corrects_the_calibration(bench: Any,
     for name in ("before", "after"):
         worker_id = bench.jobs.register_worker("worker", 1, "here", "cpu", device_name="a CPU")
         with read_session(bench.jobs.engine) as session:
-            outlooks = Outlooks(calibrations)
+            durations = Durations(calibrations)
             config = TrainingConfig(**SMALL | {"width": 48}).model_dump(mode="json")
-            sound = outlooks.sounds(session, [dataset_id])[dataset_id]
-            found = outlooks.of(session, config, sound, Estimator().live_workers(session, bench.clock()))
+            sound = durations.sounds(session, [dataset_id])[dataset_id]
+            found = durations.of(session, config, sound, Estimator().live_workers(session, bench.clock()))
         likely[name] = found
         bench.jobs.deregister_worker(worker_id)
         if name == "before":

@@ -1,4 +1,4 @@
-"""How long a job takes: by jobs with the same settings that succeeded here, or else by its device's calibration.
+"""Durations of jobs: by jobs with the same settings that succeeded here, or else by its device's calibration.
 
 A calibrated duration is corrected by the jobs with other settings that succeeded on the device.
 """
@@ -85,7 +85,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Workload:
     """Size and duration of a job, from its start to its end."""
 
     seconds: Span
@@ -104,8 +104,8 @@ class _FinishedJob:
     seconds: float
 
 
-class Outlooks:
-    """Outlooks of jobs, in the caller's transaction. What was measured is read again after some seconds."""
+class Durations:
+    """Durations of jobs, in the caller's transaction. What was measured is read again after some seconds."""
 
     def __init__(self, calibrations: Calibrations | None = None) -> None:
         """`calibrations` None: durations are known by jobs with the same settings alone."""
@@ -122,7 +122,7 @@ class Outlooks:
         return [job for job in self._measured.get(_kind(config), ()) if not devices or job.device_name in devices]
 
     def sounds(self, session: Session, dataset_ids: Iterable[str]) -> dict[str, Sound]:
-        """What is known of datasets by their reports; those without one are left out."""
+        """Measures of datasets by their reports; those without one are left out."""
         wanted = set(dataset_ids)
         kept = col(Dataset.report)["kept_seconds"].as_float()
         query = sa.select(col(Dataset.id), col(Dataset.seconds), kept, col(Dataset.num_usable))
@@ -136,15 +136,15 @@ class Outlooks:
 
     def of(
         self, session: Session, config: Mapping[str, Any], sound: Sound, workers: Sequence[Worker]
-    ) -> Outlook | None:
-        """The outlook of a job on one of the workers; None while nothing is known."""
+    ) -> Workload | None:
+        """The workload of a job on one of the workers; None while nothing is known."""
         if measured := self.comparable(session, config, workers):
-            return _measured_outlook(config, measured, sound)
-        return self._calibrated_outlook(session, config, sound, workers)
+            return _measured_workload(config, measured, sound)
+        return self._calibrated_workload(session, config, sound, workers)
 
-    def _calibrated_outlook(
+    def _calibrated_workload(
         self, session: Session, config: Mapping[str, Any], sound: Sound, workers: Sequence[Worker]
-    ) -> Outlook | None:
+    ) -> Workload | None:
         parsed = _parsed(config)
         if self._calibrations is None or parsed is None:
             return None
@@ -162,7 +162,7 @@ class Outlooks:
             return None
         steps, clips = [round(each.steps) for each in predictions], [round(each.num_clips) for each in predictions]
         span = Span.around(seconds, CORRECTED_SPREAD if num_jobs else CALIBRATED_SPREAD)
-        return Outlook(span, (min(steps), max(steps)), (min(clips), max(clips)), "calibrated", num_jobs)
+        return Workload(span, (min(steps), max(steps)), (min(clips), max(clips)), "calibrated", num_jobs)
 
     def _ratios(self, session: Session, device_name: str, calibration: Calibration, num_devices: int) -> list[float]:
         """Durations of the newest finished jobs on a device, relative to their predictions."""
@@ -183,7 +183,7 @@ class Outlooks:
         self._measured_at = time.monotonic()
 
 
-def _measured_outlook(config: Mapping[str, Any], measured: Sequence[MeasuredJob], sound: Sound) -> Outlook:
+def _measured_workload(config: Mapping[str, Any], measured: Sequence[MeasuredJob], sound: Sound) -> Workload:
     work = [job.workload(config, sound.seconds) for job in measured]
     steps, seconds = [each[0] for each in work], [each[1] for each in work]
     clips = None
@@ -191,11 +191,11 @@ def _measured_outlook(config: Mapping[str, Any], measured: Sequence[MeasuredJob]
         batch = config["batch_size"] * config.get("accumulate_steps", 1)
         epochs = [job.steps_per_epoch * sound.seconds / job.audio_seconds for job in measured]
         clips = max(1, round((min(epochs) - 1) * batch) + 1), max(1, round(max(epochs) * batch))
-    return Outlook(Span.around(seconds, SPREAD), (min(steps), max(steps)), clips, "measured", len(measured))
+    return Workload(Span.around(seconds, SPREAD), (min(steps), max(steps)), clips, "measured", len(measured))
 
 
 def _parsed(config: Mapping[str, Any]) -> TrainingConfig | None:
-    """A job's settings; None for those of another version that this one does not know."""
+    """A job's settings; None for those of another version that are not valid in this one."""
     try:
         return TrainingConfig.model_validate(config)
     except ValidationError:
