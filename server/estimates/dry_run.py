@@ -54,9 +54,9 @@ class EstimateService:
         with read_session(self._engine) as session:
             dataset = usable_dataset(session, request.dataset_id, visible_owner)
             workers = self._estimator.live_workers(session, now)
-            sound = self._estimator.durations.sounds(session, [dataset.id]).get(dataset.id)
-            as_json = config.model_dump(mode="json")
-            workload = sound and self._estimator.durations.of(session, as_json, sound, workers)
+            workload = self._estimator.durations.of_dataset(
+                session, config.model_dump(mode="json"), dataset.id, workers
+            )
             starts_in = self._estimator.starts_in(session, request.priority, now)
             quota_warnings = self._quota_warnings(session, owner)
             own = _files(find_start(session, request, self._storage, owner, visible_owner))
@@ -67,13 +67,13 @@ class EstimateService:
         return JobEstimate(
             dataset_status=DatasetStatus(dataset.status),
             speech_seconds=None if length is None else (dataset.report or {}).get("speech_seconds") or length,
-            num_clips=_range(workload and workload.num_clips),
-            steps=_range(workload and workload.steps),
-            seconds=workload and workload.seconds.public(),
+            num_clips=None if workload is None else _range(workload.num_clips),
+            steps=None if workload is None else _range(workload.steps),
+            seconds=None if workload is None else workload.seconds.public(),
             starts_in=starts_in,
             disk_bytes=disk,
             gpu_memory_bytes=memory_bytes(config, batch, length),
-            basis=workload and workload.basis,
+            basis=None if workload is None else workload.basis,
             basis_detail=_basis_detail(workload),
             has_gpu=has_gpu,
             warnings=[*self._warnings(request, dataset, disk, own, has_worker=bool(workers)), *quota_warnings],

@@ -124,15 +124,23 @@ class Durations:
     def sounds(self, session: Session, dataset_ids: Iterable[str]) -> dict[str, Sound]:
         """Measures of datasets by their reports; those without one are left out."""
         wanted = set(dataset_ids)
-        kept = col(Dataset.report)["kept_seconds"].as_float()
-        query = sa.select(col(Dataset.id), col(Dataset.seconds), kept, col(Dataset.num_usable))
-        for row in session.execute(query.where(col(Dataset.id).in_(wanted - self._sounds.keys()))):
-            if row[1]:
-                self._sounds[row[0]] = Sound(row[1], row[2] or row[1], row[3] or 1)
+        if missing := wanted - self._sounds.keys():
+            kept = col(Dataset.report)["kept_seconds"].as_float()
+            query = sa.select(col(Dataset.id), col(Dataset.seconds), kept, col(Dataset.num_usable))
+            for row in session.execute(query.where(col(Dataset.id).in_(missing))):
+                if row[1]:
+                    self._sounds[row[0]] = Sound(row[1], row[2] or row[1], row[3] or 1)
         found = {dataset_id: self._sounds[dataset_id] for dataset_id in wanted & self._sounds.keys()}
         while len(self._sounds) > MAX_SOUNDS:
             self._sounds.popitem(last=False)
         return found
+
+    def of_dataset(
+        self, session: Session, config: Mapping[str, Any], dataset_id: str, workers: Sequence[Worker]
+    ) -> Workload | None:
+        """As `of`, by the dataset's id."""
+        sound = self.sounds(session, [dataset_id]).get(dataset_id)
+        return None if sound is None else self.of(session, config, sound, workers)
 
     def of(
         self, session: Session, config: Mapping[str, Any], sound: Sound, workers: Sequence[Worker]
