@@ -18,7 +18,7 @@ from worker.settings import WorkerSettings, default_engine_command
 
 logger = structlog.get_logger(__name__)
 
-MAX_SECONDS = 120.0
+MAX_SECONDS = 300.0
 """Longest time of a calibration with the start of its process; one that hangs is ended."""
 
 
