@@ -55,6 +55,8 @@ _SEGMENT_SAMPLES = {
 _PLAIN_SAMPLES = 12_800
 _FLOAT32 = {"cpu": 1.3, "cuda": 1.7}
 """Duration of a step in float32 relative to one in the 16-bit format that precision=auto chose."""
+_MIN_TIMED_STEPS = 8
+"""`max_train_seconds` does not end training before so many."""
 _CHECKPOINTING, _SEVERAL_BATCHES = 1.25, 1.15
 _EVALUATED_CLIP = 0.5
 """An evaluated clip relative to a trained one."""
@@ -97,7 +99,8 @@ def predict(calibration: Calibration, config: TrainingConfig, sound: Sound, num_
     steps = max(1.0, clips / together + 0.5 * (together - 1) / together) * config.total_epochs
     train = steps * step
     if config.max_train_seconds is not None and train > config.max_train_seconds:
-        steps, train = config.max_train_seconds / step, config.max_train_seconds
+        steps = max(config.max_train_seconds / step, min(steps, _MIN_TIMED_STEPS))
+        train = max(config.max_train_seconds, steps * step)
     num_saves = math.ceil(config.total_epochs / config.save_every_epochs)
     evaluated = num_evaluated * _EVALUATED_CLIP * _clip_seconds(calibration, config)
     num_evaluations = (

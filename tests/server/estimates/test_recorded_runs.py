@@ -72,6 +72,7 @@ def test_what_takes_longer_is_estimated_longer(longer: dict[str, Any]) -> None:
 def test_several_devices_and_a_time_limit_make_it_shorter() -> None:
     assert seconds(num_devices=2) < 0.6 * seconds()
     assert 60 < seconds(max_train_seconds=60) < 200
+    assert seconds(max_train_seconds=1) == pytest.approx(seconds(max_train_seconds=2)), "eight steps in any case"
 
 
 def test_each_width_has_an_estimate_however_little_was_calibrated() -> None:
