@@ -56,6 +56,7 @@ from server.datasets.consents import Consents
 from server.datasets.ingestion import Ingestion
 from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
+from server.estimates.calibrations import Calibrations
 from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
 from server.fetching.fetcher import DatasetFetcher
@@ -264,7 +265,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
     audit = AuditTrail(engine, utc_now)
     job_queries = JobQueries(engine)
     liveness = WorkerLiveness(settings.lease_seconds)
-    estimator = Estimator(liveness)
+    estimator = Estimator(liveness, Calibrations(storage))
     job_service = JobService(
         engine,
         clock,

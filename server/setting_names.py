@@ -20,6 +20,8 @@ WORKER_ONLY = frozenset(
         "scratch_folder",
         "weights_folder",
         "content_folder",
+        "calibrate",
+        "calibration_idle_seconds",
         "conversions",
         "conversion_command",
         "conversion_idle_minutes",

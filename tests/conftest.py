@@ -89,6 +89,7 @@ class Station:
             "RVC_TRAIN_RETRY_DELAY_SECONDS": "0",
             "RVC_TRAIN_KEEP_ALIVE_SECONDS": "0.3",
             "RVC_TRAIN_DEVICE": "cpu",
+            "RVC_TRAIN_CALIBRATE": "false",
             "OMP_WAIT_POLICY": "PASSIVE",
         }
         if EMPTY_DATABASE is not None:

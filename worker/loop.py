@@ -30,6 +30,7 @@ from worker.conversions.placement import TrainingState
 from worker.conversions.service import ConversionService
 from worker.engine.slots import Slot, Slots
 from worker.engine.workspaces import Workspaces
+from worker.hardware.calibration import Calibrator
 from worker.hardware.devices import device_name, visible_gpus
 from worker.hardware.gpus import GpuMonitor
 from worker.job_run import JobRun
@@ -205,11 +206,13 @@ class _Worker:
     heartbeat: Heartbeat = field(init=False)
     training: TrainingState = field(default_factory=TrainingState)
     conversion_engines: ConversionEngines = field(init=False)
+    calibrator: Calibrator = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
         weights = settings.weights_folder or self.storage.weights_folder
         self.conversion_engines = ConversionEngines(settings, weights, self.slot, self.training)
+        self.calibrator = Calibrator(settings, self.storage)
         self.heartbeat = Heartbeat(
             self.jobs,
             self.worker_id,
@@ -246,6 +249,7 @@ class _Worker:
             self.run_jobs()
         finally:
             is_over.set()
+            self.calibrator.stop()
             conversions.stop()
             gpu_monitor.stop()
             self.heartbeat.stop()
@@ -265,9 +269,14 @@ class _Worker:
             self._recover_abandoned()
             lease = self._claim()
             if lease is not None:
+                self.calibrator.stop()
                 self._run(lease)
                 continue
             self._sweep_if_due()
+            if self.conversion_engines.is_running:
+                self.calibrator.stop()
+            else:
+                self.calibrator.on_idle()
             self.stop.wait(self.settings.poll_seconds)
 
     def _recover_abandoned(self) -> None:

@@ -55,6 +55,11 @@ class WorkerSettings(BaseSettings):
     content_folder: Path | None = None
     """Folder of a custom HuBERT, with `config.json` and weights, for jobs with content=local."""
 
+    calibrate: bool = True
+    """Whether an idle worker measures the speed of its device, once for each version, so that the first job has an
+    estimate."""
+    calibration_idle_seconds: float = Field(default=5, ge=0)
+    """Seconds without a job until it begins. A job that comes meanwhile ends it."""
     conversions: bool = True
     """Whether this worker serves conversions, beside jobs."""
     conversion_command: list[str] = Field(default_factory=default_conversion_command)

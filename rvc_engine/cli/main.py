@@ -3,6 +3,7 @@
 torch is imported only by the commands that need it, so that `report` stays light.
 """
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,12 +15,14 @@ from pydantic import ValidationError
 
 from rvc_engine.cli.console import open_report
 from rvc_engine.cli.convert import convert, serve_conversions
+from rvc_engine.cli.errors import exit_on_error
 from rvc_engine.cli.voices import extract, inspect, merge, onnx, reorder_optimizer
 from rvc_engine.cli.weights import app as weights_app
 from rvc_engine.config import TrainingConfig
 from rvc_engine.environment.graphics import let_mps_fall_back
+from rvc_engine.environment.processes import STOPS_WITH_PARENT, on_end_of_input
 from rvc_engine.environment.text_files import read_text
-from rvc_engine.events import EXIT_USAGE
+from rvc_engine.events import EXIT_STOPPED, EXIT_USAGE
 from rvc_engine.installation import VersionOption, missing_package_reported
 from rvc_engine.machine import Machine, default_weights_folder
 from rvc_engine.names.voices import check_voice_name
@@ -215,13 +218,25 @@ def report(
 
 
 @app.command()
-def machine() -> None:
-    """Print the machine's devices, precision and libraries as JSON."""
+def machine(
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Measure for about 20 seconds how fast the device prepares and trains."),
+    ] = False,
+    device: Annotated[str, typer.Option(help="Device to measure: auto, cpu, mps, cuda:<n> or xpu:<n>.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")] = None,
+    stops_with_parent: Annotated[bool, typer.Option(STOPS_WITH_PARENT, hidden=True)] = False,
+) -> None:
+    """Print the machine's devices, precision and libraries as JSON; with --calibrate its speed."""
     import json
 
-    from rvc_engine.cli.machine_report import machine_report
+    from rvc_engine.cli.machine_report import calibration_report, machine_report
 
-    typer.echo(json.dumps(machine_report(), indent=1))
+    if stops_with_parent:
+        on_end_of_input(lambda: os._exit(EXIT_STOPPED))  # in the middle of a step: there is nothing to save
+    with exit_on_error():
+        found = calibration_report(device, threads) if calibrate else machine_report()
+    typer.echo(json.dumps(found, indent=1))
 
 
 @app.command()

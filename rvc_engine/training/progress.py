@@ -33,6 +33,10 @@ class ProgressReporter:
         self.throughput = Throughput(device, precision, world_size)
         self.earliest_end: int | None = None
         """With total_epochs=auto, the step at which training ends if no save from now on is better."""
+        self._first: tuple[int, float, float] | None = None
+        """Saves that were due, training time and time of steps at the attempt's first report."""
+        self._num_saved = 0
+        """Saves that were due at the last report: the time of a later one is not counted yet."""
 
     def report_metrics(self, state: GanTrainState, *, waits: bool = False) -> None:
         """Send the metrics that `reader` has read, or with `waits` all submitted ones. Raises NotFinite."""
@@ -66,12 +70,25 @@ class ProgressReporter:
         if self.earliest_end is not None:
             fraction = max(step / min(self.earliest_end, total_steps), progress.seconds / (limit or math.inf))
             return min(fraction, MAX_UNKNOWN), 1.0, None
-        remaining = (total_steps - step) * step_seconds
+        remaining = (total_steps - step) * step_seconds + self._seconds_of_saves(progress)
         if limit is None:
             return step, total_steps, remaining
         left = max(limit - progress.seconds, (MIN_TIMED_STEPS - step) * step_seconds, 0.0)
         fraction = min(progress.seconds / limit, step / MIN_TIMED_STEPS, 0.999)
         return max(fraction, step / total_steps), 1.0, min(left, remaining)
+
+    def _seconds_of_saves(self, progress: TrainProgress) -> float:
+        """Seconds of the saves and evaluations that are left, by those of this attempt; 0 before the first of them."""
+        every = min(self._config.save_every_epochs, self._config.evaluate_every_epochs or self._config.epoch_limit)
+        done, all_saves = (progress.epoch - 1) // every, -(-self._config.epoch_limit // every)
+        if self._first is None:
+            self._first = done, progress.seconds, self.throughput.total_seconds
+        first, seconds_before, steps_before = self._first
+        counted, self._num_saved = self._num_saved - first, done
+        if counted <= 0:
+            return 0.0
+        beside_steps = (progress.seconds - seconds_before) - (self.throughput.total_seconds - steps_before)
+        return max(0.0, beside_steps) / counted * (all_saves - done)
 
 
 def finite_values(read: list[float], step: int, state: GanTrainState) -> dict[str, float]:

@@ -54,6 +54,11 @@ class Throughput:
         self._clip_flops = counter.flops / clips
 
     @property
+    def total_seconds(self) -> float:
+        """Time of all recorded steps."""
+        return self._seconds
+
+    @property
     def clips_per_second(self) -> float | None:
         """Moving average; None before the first step."""
         return 1 / self._clip_seconds if self._clip_seconds else None

@@ -140,13 +140,18 @@ def duration(seconds: float | None) -> str:
 
 
 def span(seconds: Range | None) -> str:
-    """Range of seconds as text, such as 1 to 4 min, rounded to its largest unit; a dash for None."""
+    """Range of seconds as text, such as about 2 min (1 to 4), rounded to its largest unit; a dash for None."""
     if seconds is None:
         return "-"
-    unit, length = next((u, n) for u, n in (("h", 3600), ("min", 60), ("s", 1)) if seconds.high >= 2 * n or n == 1)
+    middle = seconds.high if seconds.likely is None else seconds.likely
+    word, length = next((u, n) for u, n in (("h", 3600), ("min", 60), ("s", 1)) if middle >= 2 * n or n == 1)
+    unit, to = translated_word("unit", word), translated_word("range", "to")
     low, high = round(seconds.low / length), math.ceil(seconds.high / length)
-    unit = translated_word("unit", unit)
-    return f"{high} {unit}" if low == high else f"{low} {translated_word('range', 'to')} {high} {unit}"
+    if low == high:
+        return f"{high} {unit}"
+    if seconds.likely is None:
+        return f"{low} {to} {high} {unit}"
+    return f"{translated_word('range', 'about')} {max(low, round(seconds.likely / length))} {unit} ({low} {to} {high})"
 
 
 def size(num_bytes: int) -> str:

@@ -137,6 +137,8 @@ class Range(ResponseModel):
 
     low: float
     high: float
+    likely: float | None = None
+    """For a time the likeliest one, which nine of ten times lies between half and double; null for other numbers."""
 
 
 class JobError(ResponseModel):

@@ -49,15 +49,16 @@ class JobEstimate(ResponseModel):
     steps: Range | None
     """Training steps over all epochs, or within max_train_seconds."""
     seconds: Range | None
-    """Seconds from its start to its end, without waiting."""
+    """Seconds from its start to its end, without waiting; `likely` is the one number to show."""
     starts_in: Range | None
-    """Seconds in the queue; null while no worker is alive."""
+    """Seconds in the queue; null while no worker is alive, and behind a job whose duration is unknown."""
     disk_bytes: Range | None
     """Largest use of the data folder."""
     gpu_memory_bytes: Range
     """Rule of thumb; main memory on a CPU."""
-    basis: Literal["measured"] | None
-    """Source of clips, steps and seconds: finished jobs with the same settings; null without such jobs."""
+    basis: Literal["measured", "calibrated"] | None
+    """Source of clips, steps and seconds: finished jobs with the same settings, or a calibration of the worker's
+    device; null without both."""
     basis_detail: str
     """The basis, in a sentence."""
     warnings: list[str]

@@ -1,13 +1,12 @@
 """Dry run of a job: the time, disk and memory it would take, and warnings before its submission. Changes nothing."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import InvalidConfig, MissingWeights
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline.required_weights import check_weights
@@ -19,7 +18,8 @@ from server.auth.quotas import Quotas
 from server.database.engine import read_session
 from server.database.tables import Dataset
 from server.errors import QuotaExceeded, StorageQuotaExceeded
-from server.estimates.estimates import SPREAD, Estimator, MeasuredJob
+from server.estimates.durations import Bounds, Workload
+from server.estimates.estimates import Estimator
 from server.estimates.resources import batch_range, disk_bytes, memory_bytes
 from server.job_store.queries import consent_missing, usable_dataset
 from server.job_store.serializers import notice_of
@@ -54,26 +54,27 @@ class EstimateService:
         with read_session(self._engine) as session:
             dataset = usable_dataset(session, request.dataset_id, visible_owner)
             workers = self._estimator.live_workers(session, now)
-            measured = self._estimator.comparable(session, config.model_dump(mode="json"), workers)
+            workload = self._estimator.durations.of_dataset(
+                session, config.model_dump(mode="json"), dataset.id, workers
+            )
             starts_in = self._estimator.starts_in(session, request.priority, now)
             quota_warnings = self._quota_warnings(session, owner)
             own = _files(find_start(session, request, self._storage, owner, visible_owner))
         length = dataset.seconds
-        work = _workload(config, measured, length) if measured and length else (None, None, None)
         has_gpu = any(worker.device.startswith("cuda") for worker in workers)
         batch = batch_range(config, has_gpu=has_gpu)
         disk = None if length is None else disk_bytes(config, length)
         return JobEstimate(
             dataset_status=DatasetStatus(dataset.status),
             speech_seconds=None if length is None else (dataset.report or {}).get("speech_seconds") or length,
-            num_clips=work[0],
-            steps=work[1],
-            seconds=work[2],
+            num_clips=None if workload is None else _range(workload.num_clips),
+            steps=None if workload is None else _range(workload.steps),
+            seconds=None if workload is None else workload.seconds.public(),
             starts_in=starts_in,
             disk_bytes=disk,
             gpu_memory_bytes=memory_bytes(config, batch, length),
-            basis="measured" if measured else None,
-            basis_detail=_basis_detail(len(measured)),
+            basis=None if workload is None else workload.basis,
+            basis_detail=_basis_detail(workload),
             has_gpu=has_gpu,
             warnings=[*self._warnings(request, dataset, disk, own, has_worker=bool(workers)), *quota_warnings],
         )
@@ -119,23 +120,15 @@ def _files(start: Start | None) -> StartFiles:
     return generator, discriminator
 
 
-def _workload(
-    config: TrainingConfig, measured: Sequence[MeasuredJob], audio_seconds: float
-) -> tuple[Range | None, Range, Range]:
-    """Clips, steps and seconds, by comparable jobs; no clips where their number in a batch is not known."""
-    options = config.model_dump(mode="json")
-    work = [job.workload(options, audio_seconds, at_least=least) for job in measured for least in (True, False)]
-    steps, seconds = [each[0] for each in work], [each[1] for each in work]
-    clips = None
-    if config.batch_size != "auto":
-        batch = config.batch_size * config.accumulate_steps
-        epochs = [job.steps_per_epoch * audio_seconds / job.audio_seconds for job in measured]
-        clips = Range(low=max(1, round((min(epochs) - 1) * batch) + 1), high=max(1, round(max(epochs) * batch)))
-    bounds = Range(low=SPREAD[0] * min(seconds), high=SPREAD[1] * max(seconds))
-    return clips, Range(low=min(steps), high=max(steps)), bounds
+def _range(bounds: Bounds | None) -> Range | None:
+    return None if bounds is None else Range(low=bounds[0], high=bounds[1])
 
 
-def _basis_detail(num_measured: int) -> str:
-    if num_measured:
-        return f"finished jobs with these settings on this server: {num_measured}"
-    return "no job with these settings has finished on this server yet, so its duration is unknown"
+def _basis_detail(workload: Workload | None) -> str:
+    if workload is None:
+        return "no job with these settings has finished on this server yet, so its duration is unknown"
+    if workload.basis == "measured":
+        return f"finished jobs with these settings on this server: {workload.num_jobs}"
+    if workload.num_jobs:
+        return f"the device's speed by its calibration and by jobs with other settings: {workload.num_jobs}"
+    return "the device's speed by its calibration; no job has finished on it yet"

@@ -1,12 +1,10 @@
-"""Forecasts of the queue: when jobs start and end, as ranges of seconds.
+"""Forecasts of the queue: when jobs start and end, as the likeliest number of seconds with bounds.
 
-Times come from jobs that succeeded on this server with the same settings, on a device of a live worker. Without such a
-job a time is None: unknown.
+Times come from `durations`: where that has none a time is None, unknown.
 """
 
 import heapq
 import math
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,23 +13,17 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col
 
-from rvc_engine.evaluation.stopping import MIN_EVALUATIONS, MIN_STEPS
-from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus, Range
+from rvc_train.schemas.jobs import LEASED_STATUSES, Range
 from server.database.engine import SCHEMA_VERSION
-from server.database.tables import Attempt, Dataset, Job, Worker
+from server.database.tables import Job, Worker
+from server.estimates.calibrations import Calibrations
+from server.estimates.durations import MAX_JOBS, SPREAD, Durations, MeasuredJob, Span
 from server.estimates.queue_places import QueuePlaces
 from server.job_store.leases import IS_QUEUED, QUEUE_ORDER
 from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
 
-Bounds = tuple[float, float]
-MAX_JOBS = 300  # newest measured jobs to compare with, and first queued jobs to simulate
-MAX_ATTEMPTS = 10_000  # newest attempts among which measured jobs are looked for
-CACHE_SECONDS = 20.0
-SPREAD = (0.8, 1.3)  # around measured times: machines are shared, and clips differ in length
-_STEP = ("version", "sample_rate", "f0", "width", "batch_size", "accumulate_steps", "precision", "tf32")
 _FORECAST: tuple[Any, ...] = (Job.number, Job.priority, Job.dataset_id, Job.config, Job.progress, Job.eta_seconds)
-_KIND = (*_STEP, "gradient_checkpointing", "pitch", "content", "evaluate")  # settings that decide a job's duration
-_CUTTING = {"slicing": "auto", "slice_seconds": None, "slice_overlap_seconds": None}  # jobs of before lack them
+_NOW, _UNKNOWN = Span(0.0, 0.0, 0.0), Span(0.0, math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -42,41 +34,14 @@ class JobForecast:
     eta: Range | None = None
 
 
-@dataclass(frozen=True)
-class MeasuredJob:
-    """Measurements of a job that succeeded in one attempt."""
-
-    device_name: str | None
-    audio_seconds: float
-    steps_per_epoch: float
-    step_seconds: float
-    other_seconds: float  # of the attempt, outside of training steps
-
-    def workload(
-        self, config: Mapping[str, Any], audio_seconds: float, *, at_least: bool = False
-    ) -> tuple[float, float]:
-        """Steps and seconds of a job with the same settings on a dataset of another length.
-
-        With total_epochs=auto the most, or with `at_least` the least.
-        """
-        scale, limit = audio_seconds / self.audio_seconds, config.get("max_train_seconds") or math.inf
-        epoch, epochs = max(1, round(self.steps_per_epoch * scale)), config["total_epochs"]
-        steps = epoch * (config["max_epochs"] if epochs == "auto" else epochs)
-        if epochs == "auto" and at_least:
-            steps = min(steps, max(MIN_STEPS, MIN_EVALUATIONS * epoch))
-        steps = min(steps, limit / self.step_seconds)
-        return steps, steps * self.step_seconds + self.other_seconds * scale
-
-
 class Estimator:
     """Forecasts and comparable jobs, in the caller's transaction."""
 
-    def __init__(self, liveness: WorkerLiveness | None = None) -> None:
+    def __init__(self, liveness: WorkerLiveness | None = None, calibrations: Calibrations | None = None) -> None:
         """`liveness`: lost workers are not counted. None: with the default lease."""
         self._liveness = liveness or WorkerLiveness(60)
         self.places = QueuePlaces()
-        self._measured: dict[tuple[Any, ...], list[MeasuredJob]] = {}
-        self._measured_at = -math.inf
+        self.durations = Durations(calibrations)
 
     def live_workers(self, session: Session, now: datetime) -> Sequence[Worker]:
         """Workers that are alive and claim jobs."""
@@ -87,10 +52,7 @@ class Estimator:
 
     def comparable(self, session: Session, config: Mapping[str, Any], workers: Iterable[Worker]) -> list[MeasuredJob]:
         """Measured jobs with the same settings on the workers' devices; on any device where these are not known."""
-        if time.monotonic() - self._measured_at > CACHE_SECONDS:  # no lock: its holder could wait for a connection
-            self._measured, self._measured_at = _measured_jobs(session), time.monotonic()
-        devices = {worker.device_name for worker in workers} - {None}
-        return [job for job in self._measured.get(_kind(config), ()) if not devices or job.device_name in devices]
+        return self.durations.comparable(session, config, workers)
 
     def forecasts(
         self, session: Session, jobs: Sequence[Job], now: datetime, places: Mapping[int | None, int]
@@ -101,7 +63,7 @@ class Estimator:
         """
         leased = [job for job in jobs if job.status in LEASED_STATUSES]
         left = self._seconds_left(session, leased, self.live_workers(session, now)) if leased else {}
-        found = {number: JobForecast(eta=_range(*seconds)) for number, seconds in left.items()}
+        found = {number: JobForecast(eta=seconds.public()) for number, seconds in left.items()}
         last = max((place for place in places.values() if place <= MAX_JOBS), default=0)
         return found | self._simulate(session, now, num_jobs=last)[0] if last else found
 
@@ -112,7 +74,10 @@ class Estimator:
     def _simulate(
         self, session: Session, now: datetime, least_priority: float = -math.inf, num_jobs: int = MAX_JOBS
     ) -> tuple[dict[int | None, JobForecast], Range | None]:
-        """Give each queued job to the first free worker, at best and at worst; its forecast, and the wait after all."""
+        """Give each queued job to the first free worker, at best, as is likely and at worst.
+
+        Returns its forecast, and the wait after all.
+        """
         workers = self.live_workers(session, now)
         if not workers:
             return {}, None
@@ -121,63 +86,46 @@ class Estimator:
         held_by = col(Job.worker_id).in_([worker.id for worker in workers])
         busy = session.execute(sa.select(*_FORECAST).where(held_by)).all()
         left = self._seconds_left(session, [*busy, *queue], workers)
-        free_in = [left[job.number] for job in busy] + [(0.0, 0.0)] * (len(workers) - len(busy))
-        lows, highs = sorted(low for low, _ in free_in), sorted(high for _, high in free_in)
+        workers_free = _Workers([left[job.number] for job in busy] + [_NOW] * (len(workers) - len(busy)))
         found: dict[int | None, JobForecast] = {}
         for job in queue:
-            low, high = left[job.number]
-            found[job.number] = JobForecast(_range(lows[0], highs[0]), _range(lows[0] + low, highs[0] + high))
-            heapq.heapreplace(lows, lows[0] + low)
-            heapq.heapreplace(highs, highs[0] + high)
-        return found, _range(lows[0], highs[0]) if len(queue) < MAX_JOBS else None
+            starts_in = workers_free.next
+            workers_free.take(left[job.number])
+            found[job.number] = JobForecast(starts_in.public(), (starts_in + left[job.number]).public())
+        return found, workers_free.next.public() if len(queue) < MAX_JOBS else None
 
     def _seconds_left(
         self, session: Session, jobs: Sequence[Job | sa.Row[Any]], workers: Sequence[Worker]
-    ) -> dict[int | None, Bounds]:
-        """Seconds until the jobs end, at least and at most; (0, infinity) where nothing comparable was measured."""
-        lengths = sa.select(col(Dataset.id), col(Dataset.seconds))
-        rows = session.execute(lengths.where(col(Dataset.id).in_({job.dataset_id for job in jobs})))
-        length_of = {row[0]: row[1] for row in rows}
-        found: dict[int | None, Bounds] = {}
+    ) -> dict[int | None, Span]:
+        """Seconds until the jobs end; without an end where nothing is known of them."""
+        sounds = self.durations.sounds(session, (job.dataset_id for job in jobs))
+        found: dict[int | None, Span] = {}
         for job in jobs:
+            sound, found[job.number] = sounds.get(job.dataset_id), _UNKNOWN
             if job.eta_seconds is not None:
-                seconds = [job.eta_seconds]
-            else:
-                measured, length = self.comparable(session, job.config, workers), length_of[job.dataset_id]
+                found[job.number] = Span.around([job.eta_seconds], SPREAD)
+            elif sound is not None and (workload := self.durations.of(session, job.config, sound, workers)):
+                left, all_of_it = workload.seconds * (1 - job.progress), workload.seconds
                 is_auto = job.config.get("total_epochs") == "auto"  # its progress is until the earliest end
-                seconds = [
-                    share * each.workload(job.config, length, at_least=is_least)[1]
-                    for each in measured
-                    if length
-                    for is_least, share in ((True, 1 - job.progress), (False, 1.0 if is_auto else 1 - job.progress))
-                ]
-            found[job.number] = (SPREAD[0] * min(seconds), SPREAD[1] * max(seconds)) if seconds else (0.0, math.inf)
+                found[job.number] = Span(left.low, left.likely, all_of_it.high) if is_auto else left
         return found
 
 
-def _kind(config: Mapping[str, Any]) -> tuple[Any, ...]:
-    cutting = [config.get(name, default) for name, default in _CUTTING.items()]
-    return (*(config.get(name) for name in _KIND), *(cutting if cutting[0] == "fixed" else cutting[:1]))
+class _Workers:
+    """When workers are free, in three simulations beside each other."""
 
+    def __init__(self, free_in: Sequence[Span]) -> None:
+        self._lows = sorted(span.low for span in free_in)
+        self._likelies = sorted(span.likely for span in free_in)
+        self._highs = sorted(span.high for span in free_in)
 
-def _range(low: float, high: float) -> Range | None:
-    return None if math.isinf(high) else Range(low=low, high=high)
+    @property
+    def next(self) -> Span:
+        """When the first is free."""
+        return Span(self._lows[0], self._likelies[0], self._highs[0])
 
-
-def _measured_jobs(session: Session) -> dict[tuple[Any, ...], list[MeasuredJob]]:
-    """Newest jobs that succeeded in one attempt, by kind; without those that continued the training of another job."""
-    query = (
-        sa.select(Job, Attempt, col(Dataset.seconds))
-        .where(col(Attempt.job_number) == col(Job.number), col(Dataset.id) == col(Job.dataset_id))
-        .where(col(Attempt.attempt) == 1, col(Attempt.outcome) == JobStatus.SUCCEEDED, col(Dataset.seconds) > 0)
-        .where(col(Attempt.step_seconds) > 0, col(Job.total_steps) > 0, col(Job.total_epochs) > 0)
-        .where(sa.func.coalesce(col(Job.retry_from), "start") == "start")
-        .where(col(Attempt.id) > sa.select(sa.func.max(col(Attempt.id))).scalar_subquery() - MAX_ATTEMPTS)
-    )
-    found: dict[tuple[Any, ...], list[MeasuredJob]] = {}
-    for job, attempt, length in session.execute(query.order_by(col(Job.number).desc()).limit(MAX_JOBS)):
-        seconds = (attempt.ended_at - attempt.started_at).total_seconds()
-        other = max(0.0, seconds - attempt.step_seconds * (job.step or job.total_steps))
-        numbers = (length, job.total_steps / job.total_epochs, attempt.step_seconds, other)
-        found.setdefault(_kind(job.config), []).append(MeasuredJob(attempt.device_name, *numbers))
-    return found
+    def take(self, seconds: Span) -> None:
+        """Give the first free worker a job."""
+        end = self.next + seconds
+        for heap, number in ((self._lows, end.low), (self._likelies, end.likely), (self._highs, end.high)):
+            heapq.heapreplace(heap, number)

@@ -15,6 +15,7 @@
     cache/<dataset id>/                  stage results shared by the dataset's jobs
     weights/                             published weights
     readings/<worker id>                 GPU telemetry of a worker
+    calibrations/<hash>.json             speed of a kind of device; see `server.estimates.calibrations`
     base-weights/<id>/                   generator.pth, discriminator.pth: base weights of users
     conversions/<id>/in/                 recordings to convert, numbered
     conversions/<id>/out/<token>/        results of the attempt under a token
@@ -143,6 +144,10 @@ class Storage:
     def gpu_telemetry_files(self) -> list[Path]:
         """GPU telemetry of all workers."""
         return list((self.root / "readings").glob("wrk_*"))
+
+    def calibration_file(self, key: str) -> Path:
+        """Calibration of a kind of device, by the hash of its name."""
+        return self.root / "calibrations" / f"{key}.json"
 
     def cache_folder(self, dataset_id: str) -> Path:
         """Stage results of slice, pitch and content for a dataset, deleted with it."""

@@ -19,6 +19,7 @@ from tests.soak.users import TERMINAL, Record
 
 ALLOWED = re.compile(
     r"^(instance\.json|server\.lock|rvc-train\.db(-wal|-shm)?|trash/.*|weights/.*|readings/wrk_\w+(/.*)?|backups?/.*"
+    r"|calibrations(/.*)?"
     r"|workers/.*|cache/ds_\w+/.*"
     r"|jobs/job_\w+/(job\.log|workspace/.*|attempts/\d+/(config\.json|checkpoints/.*)))$"
 )

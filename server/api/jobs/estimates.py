@@ -18,8 +18,9 @@ router = APIRouter(tags=["jobs"])
 def estimate(request: EstimateRequest, context: Context) -> JobEstimate:
     """Estimate a job: clips, steps, seconds, disk and memory as ranges, with warnings. Changes nothing.
 
-    Takes the body of `POST /v1/jobs`. Clips, steps and seconds are `null` until a job with the same settings has
-    finished on this server; disk and memory come from a rule of thumb. `missing_weights` are those that the server
+    Takes the body of `POST /v1/jobs`. Clips, steps and seconds come from finished jobs with the same settings,
+    or else from a calibration of the worker's device, and are `null` without both; disk and memory come from a rule of
+    thumb. `missing_weights` are those that the server
     lacks: a job with `fetch_weights` downloads them.
     """
     principal = require_principal()

@@ -19,6 +19,7 @@ from rvc_train.cli.browser import page_address
 from rvc_train.cli.output import Output, ago, set_server_time, table
 from rvc_train.cli.session import CommandContext, OutputCommand
 from rvc_train.errors import ClientError
+from rvc_train.schemas.jobs import Range
 
 
 def test_names_in_a_table_and_in_a_line_are_shown_as_they_are(capsys):
@@ -130,3 +131,17 @@ def test_debugging_shows_the_traceback_before_the_sentence(monkeypatch: pytest.M
     done = run_failing(ClientError("there is nothing"))
     assert "Traceback (most recent call last)" in done.stderr
     assert done.stderr.endswith("error: there is nothing\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (Range(low=1200, likely=2400, high=4800), "about 40 min (20 to 80)"),
+        (Range(low=9000, likely=18_000, high=36_000), "about 5 h (2 to 10)"),
+        (Range(low=0, likely=0, high=0), "0 s"),
+        (Range(low=60, high=240), "1 to 4 min"),
+        (None, "-"),
+    ],
+)
+def test_a_time_is_one_number_with_its_margin(seconds, text):
+    assert output.span(seconds) == text

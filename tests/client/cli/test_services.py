@@ -47,7 +47,7 @@ def started(port: int, token: str, up: subprocess.Popen[bytes], log: Path) -> li
 
 def test_server_and_worker_of_a_killed_up_stop_in_order(tmp_path: Path) -> None:
     port, token = free_port(), "the-token-of-a-test"
-    environment = os.environ | {"RVC_TRAIN_TOKEN": token, "RVC_TRAIN_DEVICE": "cpu"}
+    environment = os.environ | {"RVC_TRAIN_TOKEN": token, "RVC_TRAIN_DEVICE": "cpu", "RVC_TRAIN_CALIBRATE": "false"}
     words = ["rvc_train.cli.main", "up", "--data", str(tmp_path / "data"), "--port", str(port), "--no-browser"]
     log = tmp_path / "log"
     with log.open("wb") as file:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from rvc_engine.calibration.results import Calibration
 from rvc_engine.config import TrainingConfig
 from rvc_engine.events import Progress
 from rvc_train.schemas.datasets import DatasetStatus
@@ -13,10 +14,14 @@ from rvc_train.schemas.jobs import JobCreate, JobPublic, Range
 from rvc_train.schemas.queue import JobEstimate
 from server.database.engine import read_session, write_session
 from server.database.tables import Attempt, Dataset, Job, Worker
-from server.estimates.estimates import Estimator, MeasuredJob
+from server.estimates.calibrations import Calibrations
+from server.estimates.costs import Sound, predict
+from server.estimates.durations import Durations, MeasuredJob
+from server.estimates.estimates import Estimator
 from server.estimates.resources import batch_range, disk_bytes, memory_bytes
 from server.job_store.liveness import WorkerLiveness
 from server.jobs.serializers import jobs_public
+from server.storage.local import Storage
 
 SMALL = {"width": 24, "pretrained": "none", "content": "whisper-tiny", "batch_size": 4, "total_epochs": 10}
 JOB_SECONDS = 100.0
@@ -128,11 +133,11 @@ def test_a_waiting_job_starts_after_those_before_it_and_sooner_with_more_workers
     assert [job.starts_in for job in forecasts(bench, first, second)] == [None, None], "no live worker"
     worker_id = bench.worker()
     alone = forecasts(bench, first, second)
-    assert alone[0].starts_in == Range(low=0, high=0)
+    assert alone[0].starts_in == Range(low=0, likely=0, high=0)
     assert alone[1].starts_in == alone[0].eta
     assert alone[0].eta.low < JOB_SECONDS < alone[0].eta.high
     bench.worker()
-    assert forecasts(bench, second)[0].starts_in == Range(low=0, high=0)
+    assert forecasts(bench, second)[0].starts_in == Range(low=0, likely=0, high=0)
     bench.jobs.drain_worker(worker_id, "hand_back")
     assert forecasts(bench, second)[0].starts_in == alone[0].eta
 
@@ -158,11 +163,11 @@ def test_without_a_measurement_only_the_start_on_an_idle_worker_is_known(bench: 
     jobs = [submit(bench, dataset_id) for _ in range(2)]
     bench.worker()
     first, second = forecasts(bench, *jobs)
-    assert (first.starts_in, first.eta) == (Range(low=0, high=0), None)
+    assert (first.starts_in, first.eta) == (Range(low=0, likely=0, high=0), None)
     assert (second.starts_in, second.eta) == (None, None)
     bench.claim()
     assert forecasts(bench, jobs[0])[0].eta is None
-    assert forecasts(bench, jobs[1])[0].starts_in == Range(low=0, high=0), "on the other worker"
+    assert forecasts(bench, jobs[1])[0].starts_in == Range(low=0, likely=0, high=0), "on the other worker"
 
 
 def test_the_unknown_duration_of_a_job_hides_only_the_jobs_behind_it(bench: Any) -> None:
@@ -214,7 +219,7 @@ def test_an_estimate_over_http_is_unknown_before_the_first_job_and_changes_nothi
 
 
 def test_an_estimate_over_http_is_measured_by_a_finished_job(tmp_path: Any, serve: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("server.estimates.estimates.CACHE_SECONDS", 0)
+    monkeypatch.setattr("server.estimates.durations.CACHE_SECONDS", 0)
     with serve(tmp_path) as server, server.client() as http:
         bench = server.bench
         dataset_id = reported_dataset(bench)
@@ -238,3 +243,74 @@ def test_a_worker_without_a_recent_heartbeat_is_not_live(bench: Any) -> None:
         assert len(estimator.live_workers(session, bench.clock())) == 1
         assert estimator.live_workers(session, datetime.now(UTC) + timedelta(days=1)) == []
         assert session.scalars(sa.select(Worker.stopped_at)).one() is None
+
+
+CALIBRATION = Calibration.model_validate(
+    {
+        "version": "1",
+        "torch": "2",
+        "device": "cpu",
+        "num_threads": 2,
+        "precision": "bf16",
+        "measured_at": "2026-11-30T12:00:00Z",
+        "took_seconds": 15,
+        "start_seconds": 3,
+        "slice_seconds": 0.002,
+        "pitch_seconds": 0.01,
+        "content_seconds": 0.01,
+        "load_seconds": 0.1,
+        "steps": [
+            {"width": 24, "batch_size": 1, "seconds": 0.3},
+            {"width": 24, "batch_size": 3, "seconds": 0.6},
+            {"width": 192, "batch_size": 1, "seconds": 3},
+        ],
+    }
+)
+
+
+def test_a_calibration_estimates_the_first_job_and_the_queue(bench: Any, tmp_path: Any) -> None:
+    dataset_id, calibrations = reported_dataset(bench), Calibrations(Storage(tmp_path))
+    jobs = [submit(bench, dataset_id), submit(bench, dataset_id)]
+    bench.jobs.register_worker("worker", 1, "here", "cpu", device_name="a CPU")
+    assert forecasts(bench, jobs[0], estimator=Estimator(calibrations=calibrations))[0].eta is None
+    calibrations.write("a CPU", CALIBRATION)
+    first, second = forecasts(bench, *jobs, estimator=Estimator(calibrations=Calibrations(Storage(tmp_path))))
+    assert first.eta.low == pytest.approx(first.eta.likely / 2)
+    assert first.eta.high == pytest.approx(first.eta.likely * 2)
+    assert 30 < first.eta.likely < 300, "100 steps of 0.75 s"
+    assert second.starts_in == first.eta
+    assert second.eta.likely == pytest.approx(2 * first.eta.likely)
+
+
+def test_a_finished_job_with_other_settings_corrects_the_calibration(bench: Any, tmp_path: Any) -> None:
+    dataset_id, calibrations = reported_dataset(bench), Calibrations(Storage(tmp_path))
+    calibrations.write("a CPU", CALIBRATION)
+    likely = {}
+    for name in ("before", "after"):
+        worker_id = bench.jobs.register_worker("worker", 1, "here", "cpu", device_name="a CPU")
+        with read_session(bench.jobs.engine) as session:
+            durations = Durations(calibrations)
+            config = TrainingConfig(**SMALL | {"width": 48}).model_dump(mode="json")
+            sound = durations.sounds(session, [dataset_id])[dataset_id]
+            found = durations.of(session, config, sound, Estimator().live_workers(session, bench.clock()))
+        likely[name] = found
+        bench.jobs.deregister_worker(worker_id)
+        if name == "before":
+            finish_job(bench, dataset_id, "a CPU")
+    before, after = likely["before"], likely["after"]
+    assert (before.basis, before.num_jobs, after.basis, after.num_jobs) == ("calibrated", 0, "calibrated", 1)
+    predicted = predict(CALIBRATION, TrainingConfig(**SMALL), Sound(120, 120, 5)).seconds
+    assert after.seconds.likely == pytest.approx(before.seconds.likely * JOB_SECONDS / predicted)
+    assert after.seconds.high / after.seconds.low < before.seconds.high / before.seconds.low
+
+
+def test_a_calibration_is_kept_for_a_device_and_versions(tmp_path: Any) -> None:
+    calibrations = Calibrations(Storage(tmp_path))
+    assert calibrations.is_missing("a CPU", "1", "2", 2)
+    calibrations.write("a CPU", CALIBRATION)
+    assert not calibrations.is_missing("a CPU", "1", "2", 2)
+    assert not calibrations.is_missing("a CPU", "1", None, 2)
+    for other in (("a GPU", "1", "2", 2), ("a CPU", "1.1", "2", 2), ("a CPU", "1", "2.1", 2), ("a CPU", "1", "2", 4)):
+        assert calibrations.is_missing(*other), other
+    next((tmp_path / "calibrations").iterdir()).write_text("{")
+    assert calibrations.is_missing("a CPU", "1", "2", 2)

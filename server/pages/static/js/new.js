@@ -6,7 +6,7 @@ import { showFetch, startAddresses } from "./new/addresses.js";
 import { Choices } from "./new/choices.js";
 import { ConsentForm } from "./new/consent.js";
 import { Draft } from "./new/draft.js";
-import { about, forgetEstimate, showEstimate } from "./new/estimate.js";
+import { forgetEstimate, showEstimate } from "./new/estimate.js";
 import { proposedName, sameName } from "./new/names.js";
 import { Needs } from "./new/needs.js";
 import { admit, chosen, collected, forgetBegun, isBegun, numBegun, UploadBody, same, Sending } from "./new/sending.js";
@@ -16,7 +16,7 @@ import { isUnderWay, showReport } from "./new/report.js";
 import { Settings } from "./new/settings.js";
 import { Start } from "./new/start.js";
 import { attempt, confirm, may, notify } from "./shell.js";
-import { ago, count, duration, percent, size, t } from "./words.js";
+import { about, ago, count, duration, percent, size, t } from "./words.js";
 
 const form = byId("new-job");
 const settings = new Settings(() => changed());

@@ -81,11 +81,22 @@ export const stepTime = (value) => new Intl.NumberFormat(language, { style: "uni
 /** The length of a recording; of a short one to the tenth: "5.5 sec". */
 export const lengthOf = (value) => (value < 10 ? unit(value, "second", 1) : duration(value));
 
-/** A range of seconds: "3 min – 5 min". */
-export function span(range) {
-  const [low, high] = [duration(range.low), duration(range.high)];
-  return low === high ? low : `${low} – ${high}`;
+const UNITS = [[86400, "day"], [3600, "hour"], [60, "minute"]];
+
+/** A range of seconds as one figure with its margin: "about 40 minutes (25 to 80)"; without the margin where it is narrow. */
+export function about(range) {
+  const likely = range.likely ?? Math.sqrt(Math.max(range.low, 1) * range.high);
+  const [length, name] = UNITS.find(([one]) => likely >= 0.95 * one) ?? UNITS.at(-1);
+  const digits = (seconds) => (seconds < 3 * length && (name !== "minute" || seconds < length) ? 1 : 0);
+  const shown = Math.max(likely, length);
+  const format = { style: "unit", unit: name, unitDisplay: "long", maximumFractionDigits: digits(shown) };
+  const value = new Intl.NumberFormat(language, format).format(shown / length);
+  const [low, high] = [range.low, range.high].map((seconds) => number(seconds / length, digits(seconds)));
+  return range.high > 1.2 * range.low && high !== low ? t("time.about_range", { value, low, high }) : t("time.about", { value });
 }
+
+/** A range of seconds until something: exact below a minute. */
+export const span = (range) => (range.high < 60 ? duration(range.likely ?? range.high) : about(range));
 
 export const when = (iso) => clock.format(new Date(iso));
 

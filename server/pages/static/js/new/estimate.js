@@ -1,47 +1,30 @@
 // What a job will take, in figures that are as exact as they are known.
 
 import { byId, h } from "../dom.js";
-import { duration, language, number, size, t } from "../words.js";
+import { about, duration, number, size, t } from "../words.js";
 
-/** Largest ratio of two bounds between which one figure stands for both. */
-const WIDEST = 3;
 const DAY = 86400;
 /** Content encoders that no other program has. */
 const OWN_ENCODERS = ["whisper-tiny", "local"];
-const UNITS = [[DAY, "day"], [3600, "hour"], [60, "minute"]];
-
-/** Seconds in one unit, rounded: "7 hours". */
-function rounded(seconds) {
-  const [length, unit] = UNITS.find(([one]) => seconds >= 0.95 * one) ?? UNITS.at(-1);
-  const value = Math.max(1, seconds / length);
-  const maximumFractionDigits = value < 3 && unit !== "minute" ? 1 : 0;
-  return new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "long", maximumFractionDigits }).format(value);
-}
-
-/** One figure for a range of seconds; null where the range is too wide for one. */
-export function about(range) {
-  if (!range || range.high > WIDEST * Math.max(range.low, 1)) return null;
-  return t("new.about", { value: rounded(Math.sqrt(Math.max(range.low, 1) * range.high)) });
-}
 
 /** Show an answer to `/v1/jobs:estimate`; `config` was asked about; `known`: warnings that are shown as findings. `hurry()` chooses a quick try; null: none can be chosen. */
 export function showEstimate(found, { config, known, hurry }) {
-  const time = about(found.seconds);
   const limit = config.max_train_seconds ? t("new.estimate.limit", { value: duration(config.max_train_seconds) }) : null;
   const isAuto = config.total_epochs === "auto"; // its end is not known beforehand: both bounds are shown
+  const time = isAuto ? null : found.seconds && about(found.seconds);
   const between = isAuto && found.seconds ? t("new.estimate.from_to", { low: rounded(found.seconds.low), high: rounded(found.seconds.high) }) : null;
   const facts = [
     ["time", time ?? between ?? limit ?? t("new.estimate.unknown")],
     ["steps", found.steps && (isAuto ? t("new.estimate.from_to", { low: number(found.steps.low), high: number(found.steps.high) }) : number(found.steps.high))],
     ["disk", found.disk_bytes && t("new.up_to", { value: size(found.disk_bytes.high) })],
     ["memory", found.has_gpu && found.gpu_memory_bytes && t("new.up_to", { value: size(found.gpu_memory_bytes.high) })],
-    ["wait", found.starts_in && found.starts_in.high > 60 ? about(found.starts_in) ?? t("new.estimate.unknown") : null],
+    ["wait", found.starts_in && found.starts_in.high > 60 ? about(found.starts_in) : null],
   ];
   byId("estimate").replaceChildren(...facts.filter(([, value]) => value).map(([key, value]) =>
     h("div", {}, h("dt", {}, t(`new.estimate.${key}`)), h("dd", {}, value))));
-  byId("estimate-basis").textContent = t(between ? "new.basis.auto" : time ? "new.basis.measured" : limit ? "new.basis.limit" : "new.basis.unknown");
+  byId("estimate-basis").textContent = t(between ? "new.basis.auto" : time ? `new.basis.${found.basis}` : limit ? "new.basis.limit" : "new.basis.unknown");
   byId("estimate-basis").title = found.basis_detail;
-  const isSlow = time && !found.has_gpu && found.seconds.low > DAY;
+  const isSlow = time && !found.has_gpu && found.seconds.likely > DAY;
   const isAboutEncoder = (text) => text.includes("content=contentvec"); // of command lines; the page's own words follow
   const isAboutWeights = (text) => found.missing_weights.length > 0 && text.includes("weights fetch"); // shown with their sizes
   byId("warnings").replaceChildren(

@@ -1,0 +1,48 @@
+"""Results of a calibration, as `rvc-engine machine --calibrate` prints them and the server keeps them. No torch."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT = 1
+"""To be raised when other things are measured, so that calibrations of before are made again."""
+
+
+class StepTime(BaseModel):
+    """Duration of a training step of the default kind of voice with this width and batch."""
+
+    model_config = ConfigDict(frozen=True)
+
+    width: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    seconds: float = Field(gt=0)
+
+
+class Calibration(BaseModel):
+    """Speed of a device with these versions of PyTorch and of this program."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: int = FORMAT
+    version: str
+    """Version of rvc-train."""
+    torch: str
+    device: str
+    """`cpu`, `cuda`, `xpu` or `mps`."""
+    num_threads: int
+    precision: str
+    """Number format of the steps, which precision=auto chose."""
+    measured_at: datetime
+    took_seconds: float
+    start_seconds: float = Field(ge=0)
+    """From the start of the process until training code is loaded."""
+    slice_seconds: float = Field(ge=0)
+    """Slicing, for a second of sound; so are the next two."""
+    pitch_seconds: float = Field(ge=0)
+    """pitch=swift."""
+    content_seconds: float = Field(ge=0)
+    """content=whisper-tiny."""
+    load_seconds: float = Field(ge=0)
+    """Loading both of these."""
+    steps: list[StepTime] = Field(min_length=1)
+    """The smallest width first; fewer on a slow device."""
