@@ -119,10 +119,10 @@ which such a disk lets no process end, it stays under the ten of `docker stop`."
 DESCRIPTION = "Upload recordings of a voice, submit a job, watch it, download the voice."
 
 _MODULES = (
+    jobs,
     datasets,
     uploads,
     estimates,
-    jobs,
     events,
     logs,
     results,
@@ -142,7 +142,7 @@ _MODULES = (
     tokens,
     session,
 )
-"""Modules with the routes under `/v1`, in the order of the OpenAPI document."""
+"""Modules with the routes under `/v1`, in the order of the OpenAPI document, in which a route is looked for too."""
 
 
 def create_app(settings: ServerSettings) -> FastAPI:
@@ -329,6 +329,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
         readiness=Readiness(engine, storage, settings.disk_reserve_bytes),
         stopping=stopping,
         query_parameters=QueryParameters(),
+        resource_owners={},
         admitting=anyio.CapacityLimiter(datasets.NUM_ADMITTING),
     )
 

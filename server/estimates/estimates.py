@@ -83,7 +83,7 @@ class Estimator:
         return [job for job in self._measured.get(_kind(config), ()) if not devices or job.device_name in devices]
 
     def forecasts(
-        self, session: Session, jobs: Sequence[Job], now: datetime, places: Mapping[int | None, int]
+        self, session: Session, jobs: Sequence[Job | sa.Row[Any]], now: datetime, places: Mapping[int | None, int]
     ) -> dict[int | None, JobForecast]:
         """Forecasts by the jobs' numbers; none for jobs that are neither queued nor running.
 

@@ -19,6 +19,9 @@ from server.job_store.leases import IS_QUEUED, QUEUE_ORDER
 
 _MAX_PRIORITY = 100
 _NUMBER_BITS = 48
+_BY_ID = select(Job).where(col(Job.id) == sa.bindparam("job_id"))
+_LOCKED_BY_ID = _BY_ID.with_for_update()
+"""Made once: making a statement takes a third of the time of a look-up."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,7 @@ class JobQueries:
 
 def find_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
     """The row of a job; with `lock`, locked until the transaction ends. NotFound."""
-    query = select(Job).where(Job.id == job_id)
-    job = session.exec(query.with_for_update() if lock else query).first()
+    job = session.exec(_LOCKED_BY_ID if lock else _BY_ID, params={"job_id": job_id}).first()
     if job is None:
         raise NotFound(f"there is no job {job_id}")
     return job
