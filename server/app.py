@@ -37,7 +37,7 @@ from server.api import (
 from server.api.access import owners, session, tokens
 from server.api.authorization import check_access
 from server.api.conversions import audio, conversions
-from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
+from server.api.jobs import estimates, evaluations, events, feed, jobs, logs, queue, results
 from server.api.voices import bundles, links, shared, voices
 from server.auth.audit import AuditTrail
 from server.auth.authentication import AuthMiddleware, AuthThrottle
@@ -64,6 +64,7 @@ from server.http.query_parameters import QueryParameters
 from server.http.rate_limit import OpenLimit
 from server.http.sse import SseResponder
 from server.job_store.counts import fold_counts
+from server.job_store.feed import align_positions
 from server.job_store.idempotency import InFlightKeys
 from server.job_store.liveness import WorkerLiveness
 from server.job_store.queries import JobQueries
@@ -124,6 +125,7 @@ _MODULES = (
     uploads,
     estimates,
     events,
+    feed,
     logs,
     results,
     evaluations,
@@ -367,6 +369,7 @@ def _tasks_on_every_server(context: AppContext) -> list[PeriodicTask]:
 
 def _open(context: AppContext) -> None:
     context.tokens.instance_id = open_instance(context.engine, context.storage)
+    align_positions(context.engine)
     context.changes.open()
     for sentence in context.jobs.publish_lease(context.settings.lease_seconds):
         logger.warning(sentence)

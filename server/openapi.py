@@ -107,6 +107,7 @@ _ACCEPTED_HEADERS = {
     "/v1/shared/{secret}/previews/{name}": ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"),
     "/v1/jobs/{job_id}/logs": ("Range", "Last-Event-ID"),
     "/v1/jobs/{job_id}/events": ("Last-Event-ID",),
+    "/v1/events": ("Last-Event-ID",),
 }
 """Headers that GET reads from the request itself, invisible to FastAPI."""
 _KEY_PARAMETER = {
@@ -154,6 +155,7 @@ _FILES = frozenset({"application/octet-stream", "application/zip", "audio/flac",
 _TEXTS = frozenset({"text/plain", "text/html", "text/event-stream"})
 _STREAMS = {
     "/v1/jobs/{job_id}/events": ("An event as JSON.", {"$ref": f"{_REFERENCE}{EventPublic.__name__}"}),
+    "/v1/events": ("An event as JSON.", {"$ref": f"{_REFERENCE}{EventPublic.__name__}"}),
     "/v1/conversions/{conversion_id}/events": (
         "An event as JSON.",
         {"$ref": f"{_REFERENCE}{ConversionEvent.__name__}"},
@@ -325,7 +327,7 @@ def _complete_responses(path: str, method: str, operation: dict[str, Any]) -> No
     if method == "post" and not WITHOUT_KEY.match(path):
         good.append("Idempotency-Replayed")
     names = {parameter["name"] for parameter in operation.get("parameters", [])}
-    if {"after", "limit"} <= names and not path.endswith("/events"):
+    if {"after", "limit"} <= names and not path.endswith("}/events"):
         good.append("Link")
     for status, response in responses.items():
         for media_type, content in response.get("content", {}).items():

@@ -19,9 +19,10 @@ from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
 from server.auth.quotas import record_spent_hours
 from server.database.clock import utc_now
 from server.database.derived_tables import UnthinnedJob
-from server.database.tables import Attempt, Event, Job, Metric
+from server.database.tables import Attempt, Job, Metric
 from server.errors import Conflict, LeaseLost
 from server.job_store.events import NewEvent
+from server.job_store.feed import insert_events
 from server.storage.sizes import measure_again
 from server.webhooks.service import enqueue_deliveries
 
@@ -154,7 +155,7 @@ class JobStore:
             }
             for i, event in enumerate(events)
         ]
-        session.connection().execute(sa.insert(Event), rows)
+        insert_events(session, rows)
 
     def fail(
         self,

@@ -21,7 +21,7 @@ from server.job_store.idempotency import IdempotentRequest
 from server.job_store.leases import EngineProcess, WorkerCommand
 from server.job_store.queries import JobQueries
 from server.jobs.reaper import Reaper
-from server.jobs.service import JobFilter, next_jobs, numbers_by_status
+from server.jobs.service import JobFilter, JobService, next_jobs, numbers_by_status
 from server.jobs.submission import request_fingerprint
 from server.settings import ServerSettings
 from worker.settings import WorkerSettings
