@@ -64,11 +64,11 @@ from server.http.query_parameters import QueryParameters
 from server.http.rate_limit import OpenLimit
 from server.http.sse import SseResponder
 from server.job_store.counts import fold_counts
-from server.job_store.feed import align_positions
 from server.job_store.idempotency import InFlightKeys
 from server.job_store.liveness import WorkerLiveness
 from server.job_store.queries import JobQueries
 from server.job_store.thinning import thin_events
+from server.jobs.event_feed import align_positions
 from server.jobs.event_stream import EventBroadcaster
 from server.jobs.retry import RetryService
 from server.jobs.service import JobService

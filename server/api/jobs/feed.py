@@ -13,10 +13,8 @@ from server.errors import Refused
 from server.http.lists import Cursors, LongLimit
 from server.http.problem_details import documented
 from server.http.sse import wants_stream
-from server.job_store import feed
-from server.job_store.feed import BEGINNING, EventFilter, Place
 from server.job_store.serializers import feed_event_public
-from server.jobs.event_feed import follow
+from server.jobs.event_feed import BEGINNING, EventFilter, Place, events_after, follow, newest_place
 
 router = APIRouter(prefix="/events", tags=["progress"])
 
@@ -61,13 +59,13 @@ async def get_events(
     wanted = EventFilter(owner_filter, job or (), voice or (), types or ())
     if not wants_stream(request):
         start = BEGINNING if after is None else Place(*after)
-        page = await run_in_threadpool(feed.events_after, context.engine, start, wanted, limit)
+        page = await run_in_threadpool(events_after, context.engine, start, wanted, limit)
         data = [feed_event_public(row) for row in page.rows]
         found = _CURSORS.page(request, response, data, page.end if page.has_more else None)
         return EventFeed(
             data=data, has_more=found.has_more, next_cursor=found.next_cursor, last_cursor=_CURSORS.encode(page.end)
         )
-    newest = await run_in_threadpool(feed.newest_place, context.engine)
+    newest = await run_in_threadpool(newest_place, context.engine)
     place = await _resumed(request) or after
     start = newest if place is None else Place(*place)
     if start > newest:  # of another server, or the database was restored: the stream would stay silent
