@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from pydantic import ValidationError
 
 from rvc_engine.names.voices import storable
 from rvc_train.asynchronous.access import Access
