@@ -98,11 +98,11 @@ def test_an_id_that_is_of_no_event_is_refused(http, last_id):
 
 def test_a_reader_misses_no_event_of_writers_who_commit_in_another_order(bench):
     """Many write at once, also on PostgreSQL, where a transaction that began earlier may commit later."""
-    jobs = [bench.job() for _ in range(6)]
+    jobs = [bench.job() for _ in range(4)]
     ended = threading.Event()
 
     def write(job):
-        for _ in range(10):
+        for _ in range(5):
             bench.jobs.pause(job.id)
             bench.jobs.resume(job.id)
 
