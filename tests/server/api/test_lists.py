@@ -97,6 +97,8 @@ def test_lists_of_one_job_are_paged_too(http: httpx.Client, live: Any) -> None:
         assert [row[key] for row in http.get(f"{base}/{path}").json()["data"]] == expected, path
     events = [row["seq"] for page in pages(http, f"{base}/events", limit=2) for row in page["data"]]
     assert events == list(range(1, len(events) + 1))
+    of_all = [row["seq"] for page in pages(http, f"/v1/events?job={job.id}", limit=2) for row in page["data"]]
+    assert of_all == events
     bench.jobs.cancel(job.id)
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from httpx_sse import connect_sse
 
 from rvc_engine.events import Warned
+from rvc_train.client import Client
 from server.database.engine import write_session
 from server.database.tables import Event, EventCounter
 from server.jobs.event_feed import BEGINNING, EventFilter, align_positions, events_after, newest_place
@@ -71,6 +72,20 @@ def test_a_stream_begins_now_and_loses_nothing_between_two_connections(http, liv
     assert [event["message"] for _, event in streamed(http, 2, last_id=more[3][0], job=job.id)[1:]] == ["1"]
     live.context.jobs.cancel(job.id)
     live.context.jobs.release(lease, "the test is over")
+
+
+def test_the_client_follows_all_jobs_from_a_page_of_the_list_on(http, live):
+    client = Client(http)
+    page = client.all_events()
+    while page.has_more:
+        page = client.all_events(page.next_cursor)
+    job = live.bench.job(name="carla")
+    follower = client.follow_all_events(page.last_cursor, names=["carla"], types=["queued", "cancelled"])
+    assert (found := next(follower)).type == "queued"
+    assert (found.job_id, found.name) == (job.id, "carla")
+    live.context.jobs.cancel(job.id)
+    assert next(follower).type == "cancelled"
+    follower.close()
 
 
 def test_another_owners_events_are_not_shown(serve, tmp_path):
