@@ -63,16 +63,6 @@ def jobs_public(session: Session, jobs: Sequence[Job], estimator: Estimator, now
     ]
 
 
-def job_etag(job: Job, answer: str) -> str:
-    """A strong tag that changes with every field of the answer, given as JSON.
-
-    Its first half is `update_tag`, and `If-Match` compares only that: a running job changes all the time, and could
-    otherwise hardly be edited.
-    """
-    whole = hashlib.sha256(answer.encode()).hexdigest()[:24]
-    return f'"{update_tag(job)}-{whole}"'
-
-
 def update_tag(job: Job) -> str:
     """Hash of what users can edit: the first half of a job's ETag."""
     text = json.dumps([job.labels, job.priority], sort_keys=True)

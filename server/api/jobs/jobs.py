@@ -20,14 +20,14 @@ from server.context import AppContext, Context
 from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.database.tables import Job
-from server.http.etags import matches_weakly, named_tag_halves
+from server.http.etags import TAGGED, UNCHANGED, IfNoneMatch, named_tag_halves, tagged_json
 from server.http.lists import Cursors, Limit
 from server.http.problem_details import documented
 from server.http.query_parameters import LABEL_PARAMETERS, wanted_labels
 from server.http.threads import to_write
 from server.job_store.idempotency import IdempotentRequest, fingerprint
 from server.job_store.queries import find_job
-from server.jobs.serializers import job_etag, jobs_public
+from server.jobs.serializers import jobs_public, update_tag
 from server.jobs.service import JobFilter, newest_jobs, next_jobs, numbers_by_status
 from server.jobs.submission import Submission, request_fingerprint
 
@@ -43,7 +43,6 @@ IdempotencyKey = Annotated[
         description="For a day, a repeated request with this key and body gets the first answer and creates nothing.",
     ),
 ]
-_ETAG = {"headers": {"ETag": {"description": "Changes whenever the answer changes.", "schema": {"type": "string"}}}}
 _GOES_ON = {202: {"model": JobPublic, "description": "The worker will stop after its current step and a checkpoint"}}
 _STOPPING = frozenset({JobStatus.CANCELLING, JobStatus.PAUSING})
 _UNCHANGED = JobRetry()
@@ -52,11 +51,6 @@ _UNCHANGED = JobRetry()
 def _public(context: AppContext, job: Job) -> JobPublic:
     with read_session(context.engine) as session:
         return jobs_public(session, [job], context.estimator, utc_now())[0]
-
-
-def _json(answer: str, headers: dict[str, str]) -> Response:
-    """An answer that is JSON already: FastAPI would validate and serialize it again, in another thread."""
-    return Response(answer, headers=headers, media_type="application/json")
 
 
 def _accepted(submission: Submission) -> Response:
@@ -103,13 +97,10 @@ def _submit(request: JobCreate, context: AppContext, idempotent: IdempotentReque
     return _accepted(submission)
 
 
-_SAME = {304: {"description": "Unchanged since the ETag in `If-None-Match`", **_ETAG}}
-
-
 @router.get(
     "",
     operation_id="jobs_list",
-    responses=documented(422, also={200: _ETAG, **_SAME}),
+    responses=documented(422, also={200: TAGGED, **UNCHANGED}),
     openapi_extra={"parameters": [LABEL_PARAMETERS]},
     response_model=JobList,
 )
@@ -144,37 +135,32 @@ def list_jobs(
         found = numbers_by_status(session, wanted) if counts else None
     page = _CURSORS.page(request, response, data, last)
     answer = JobList.model_construct(data=data, has_more=page.has_more, next_cursor=page.next_cursor, counts=found)
-    return _json(answer.model_dump_json(), dict(response.headers))
+    return Response(answer.model_dump_json(), headers=dict(response.headers), media_type="application/json")
 
 
 @router.get(
     "/{job_id}",
     operation_id="jobs_get",
-    responses=documented(404, also={200: _ETAG, **_SAME}),
+    responses=documented(404, also={200: TAGGED, **UNCHANGED}),
     response_model=JobPublic,
 )
 @requires(Scope.READ)
 def get_job(
     job_id: str,
     context: Context,
-    if_none_match: Annotated[
-        str | None, Header(description="ETag of an earlier answer: 304 while the job is unchanged.")
-    ] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Get one job."""
     with read_session(context.engine) as session:
         job = find_job(session, job_id)
         answer = jobs_public(session, [job], context.estimator, utc_now())[0].model_dump_json()
-    etag = job_etag(job, answer)
-    if matches_weakly(if_none_match, etag):
-        return Response(status_code=304, headers={"ETag": etag})
-    return _json(answer, {"ETag": etag})
+    return tagged_json(answer, update_tag(job), if_none_match)
 
 
 @router.patch(
     "/{job_id}",
     operation_id="jobs_update",
-    responses=documented(404, 409, 412, 422, also={200: _ETAG}),
+    responses=documented(404, 409, 412, 422, also={200: TAGGED}),
     response_model=JobPublic,
 )
 @requires(Scope.SUBMIT)
@@ -188,8 +174,7 @@ def edit(
 ) -> Response:
     """Change labels (at any time) or the priority (while the job is queued)."""
     job = context.jobs.update(job_id, patch, named_tag_halves(if_match))
-    answer = _public(context, job).model_dump_json()
-    return _json(answer, {"ETag": job_etag(job, answer)})
+    return tagged_json(_public(context, job).model_dump_json(), update_tag(job))
 
 
 @router.post("/{job_id}/cancel", operation_id="jobs_cancel", responses=documented(404, 409, also=_GOES_ON))
