@@ -16,7 +16,7 @@ def upgrade() -> None:
         "event_counter",
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("position", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint("number = 1", name="ck_event_counter_single_row"),
+        sa.CheckConstraint("number = 1", name=op.f("ck_event_counter_single_row")),
         sa.PrimaryKeyConstraint("number", name="pk_event_counter"),
     )
     op.bulk_insert(counter, [{"number": 1, "position": 0}])
