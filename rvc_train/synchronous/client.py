@@ -318,7 +318,8 @@ class Client:
         stream = follow(self._http, "/v1/events", after, params, on_wait, reconnect_seconds)
         with closing(stream):
             for message in stream:
-                yield event_of(message)
+                if message.data:  # the first has an id alone
+                    yield event_of(message)
 
     def wait(self, job_id: str, on_wait: OnWait | None = None) -> JobPublic:
         """Wait for a job's end, through restarts of the server, and return the job."""

@@ -71,10 +71,10 @@ def follow(
                         num_messages += 1
                         if message.event == "end":
                             return
+                        if not message.data and message.id in {"", last_id}:
+                            continue  # a keep-alive comment or a `retry` field: no event
                         if message.id:
                             last_id = message.id
-                        if not message.data:
-                            continue  # a keep-alive comment, a `retry` field, or an id alone: no event
                         yield message
                     raise _StreamClosed("the server closed the stream")
     except (ApiError, httpx.TransportError, SSEError, _StreamClosed) as error:
