@@ -37,7 +37,7 @@ from server.api import (
 from server.api.access import owners, session, tokens
 from server.api.authorization import check_access
 from server.api.conversions import audio, conversions
-from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
+from server.api.jobs import estimates, evaluations, events, feed, jobs, logs, queue, results
 from server.api.voices import bundles, links, shared, voices
 from server.auth.audit import AuditTrail
 from server.auth.authentication import AuthMiddleware, AuthThrottle
@@ -71,6 +71,7 @@ from server.job_store.idempotency import InFlightKeys
 from server.job_store.liveness import WorkerLiveness
 from server.job_store.queries import JobQueries
 from server.job_store.thinning import thin_events
+from server.jobs.event_feed import align_positions
 from server.jobs.event_stream import EventBroadcaster
 from server.jobs.retry import RetryService
 from server.jobs.service import JobService
@@ -122,11 +123,12 @@ which such a disk lets no process end, it stays under the ten of `docker stop`."
 DESCRIPTION = "Upload recordings of a voice, submit a job, watch it, download the voice."
 
 _MODULES = (
+    jobs,
     datasets,
     uploads,
     estimates,
-    jobs,
     events,
+    feed,
     logs,
     results,
     evaluations,
@@ -145,7 +147,7 @@ _MODULES = (
     tokens,
     session,
 )
-"""Modules with the routes under `/v1`, in the order of the OpenAPI document."""
+"""Modules with the routes under `/v1`, in the order of the OpenAPI document, in which a route is looked for too."""
 
 
 def create_app(settings: ServerSettings) -> FastAPI:
@@ -335,6 +337,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
         readiness=Readiness(engine, storage, settings.disk_reserve_bytes),
         stopping=stopping,
         query_parameters=QueryParameters(),
+        resource_owners={},
         admitting=anyio.CapacityLimiter(datasets.NUM_ADMITTING),
     )
 
@@ -372,6 +375,7 @@ def _tasks_on_every_server(context: AppContext) -> list[PeriodicTask]:
 
 def _open(context: AppContext) -> None:
     context.tokens.instance_id = open_instance(context.engine, context.storage)
+    align_positions(context.engine)
     context.changes.open()
     for sentence in context.jobs.publish_lease(context.settings.lease_seconds):
         logger.warning(sentence)

@@ -100,6 +100,8 @@ class AppContext:
     stopping: threading.Event
     """Set when the server begins to stop: streams end."""
     query_parameters: QueryParameters
+    resource_owners: dict[str, str]
+    """Owners of resources that were asked for, by id."""
     admitting: anyio.CapacityLimiter
     """The limit of threads that hash uploads and read the directories of archives; other threads serve requests."""
 

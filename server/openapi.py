@@ -107,6 +107,7 @@ _ACCEPTED_HEADERS = {
     "/v1/shared/{secret}/previews/{name}": ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"),
     "/v1/jobs/{job_id}/logs": ("Range", "Last-Event-ID"),
     "/v1/jobs/{job_id}/events": ("Last-Event-ID",),
+    "/v1/events": ("Last-Event-ID",),
 }
 """Headers that GET reads from the request itself, invisible to FastAPI."""
 _KEY_PARAMETER = {
@@ -154,6 +155,7 @@ _FILES = frozenset({"application/octet-stream", "application/zip", "audio/flac",
 _TEXTS = frozenset({"text/plain", "text/html", "text/event-stream"})
 _STREAMS = {
     "/v1/jobs/{job_id}/events": ("An event as JSON.", {"$ref": f"{_REFERENCE}{EventPublic.__name__}"}),
+    "/v1/events": ("An event as JSON.", {"$ref": f"{_REFERENCE}{EventPublic.__name__}"}),
     "/v1/conversions/{conversion_id}/events": (
         "An event as JSON.",
         {"$ref": f"{_REFERENCE}{ConversionEvent.__name__}"},
@@ -161,6 +163,7 @@ _STREAMS = {
     "/v1/jobs/{job_id}/logs": ("A line of the log.", None),
 }
 """Content of the messages of each stream, and its schema if it is JSON."""
+_ENDLESS = frozenset({"/v1/events"})
 _WEBHOOK_RESPONSES = {
     "2XX": {"description": "The message is accepted."},
     "410": {"description": "The webhook is disabled: no further message is sent."},
@@ -325,7 +328,7 @@ def _complete_responses(path: str, method: str, operation: dict[str, Any]) -> No
     if method == "post" and not WITHOUT_KEY.match(path):
         good.append("Idempotency-Replayed")
     names = {parameter["name"] for parameter in operation.get("parameters", [])}
-    if {"after", "limit"} <= names and not path.endswith("/events"):
+    if {"after", "limit"} <= names and not path.endswith("}/events"):
         good.append("Link")
     for status, response in responses.items():
         for media_type, content in response.get("content", {}).items():
@@ -345,16 +348,19 @@ def _complete_responses(path: str, method: str, operation: dict[str, Any]) -> No
 def _stream_message(path: str) -> tuple[str, dict[str, Any]]:
     """Description of a stream, and schema of its messages, in the form of OpenAPI 3.2's `itemSchema`."""
     text, content = _STREAMS[path]
-    data: dict[str, Any] = {"type": "string", "description": f"{text} In the message `end`: the job's last status."}
+    has_end = path not in _ENDLESS
+    end = " In the message `end`: the job's last status." if has_end else ""
+    data: dict[str, Any] = {"type": "string", "description": text + end}
     if content is not None:
         data |= {"contentMediaType": "application/json", "contentSchema": content}
     fields = {
         "id": {"type": "string", "description": "Value of `Last-Event-ID` to continue after this message."},
-        "event": {"type": "string", "enum": ["message", "end"]},
+        "event": {"type": "string", "enum": ["message", "end"] if has_end else ["message"]},
         "data": data,
     }
     message = {"type": "object", "properties": fields, "required": ["data"]}
-    return "Server-sent events, each with `id` and `data`; `event: end` is the last one.", message
+    last = "; `event: end` is the last one." if has_end else "; the first has an id alone, and there is no last one."
+    return f"Server-sent events, each with `id` and `data`{last}", message
 
 
 def _usual_errors(path: str, method: str, operation: dict[str, Any]) -> list[int]:

@@ -1,15 +1,17 @@
 """Following a server-sent event stream through lost connections and restarts of the server."""
 
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 
 import httpx
 from httpx_sse import ServerSentEvent, SSEError, aconnect_sse
+from pydantic import ValidationError
 
-from rvc_train.errors import ApiError, ConnectionFailed
+from rvc_train.errors import ApiError, ClientError, ConnectionFailed
 from rvc_train.http.problems import error_of
 from rvc_train.http.transport import HTTP_RETRIES, connection_failed, is_transient
+from rvc_train.schemas.events import EventPublic
 
 TIMEOUT = httpx.Timeout(10, read=60)
 """A stream without a byte for 60 s is dead: the server sends a comment every 15 s."""
@@ -37,7 +39,7 @@ async def follow(
     http: httpx.AsyncClient,
     path: str,
     last_id: str | None = None,
-    params: dict[str, str] | None = None,
+    params: Mapping[str, str | Sequence[str]] | None = None,
     on_wait: OnWait | None = None,
     reconnect_seconds: float = RECONNECT_SECONDS,
 ) -> AsyncGenerator[ServerSentEvent, None]:
@@ -83,3 +85,19 @@ async def follow(
             f"the server has not answered for {reconnect_seconds:.0f} s ({error or type(error).__name__}); "
             "check that it is running"
         ) from error
+
+
+def chosen_events(
+    types: Sequence[str], job_ids: Sequence[str], names: Sequence[str], owner: str | None
+) -> dict[str, str | Sequence[str]]:
+    """Query of the choices among all events."""
+    given = {"type": types, "job": job_ids, "voice": names, "owner": owner}
+    return {name: value for name, value in given.items() if value}
+
+
+def event_of(message: ServerSentEvent) -> EventPublic:
+    """The event in a message. Raises ClientError."""
+    try:
+        return EventPublic.model_validate_json(message.data)
+    except ValidationError as error:
+        raise ClientError(f"the server sent an event that this client cannot read: {error}") from error

@@ -50,6 +50,9 @@ class EventPublic(ResponseModel):
     data: dict[str, Any]
     attempt: int
     created_at: datetime
+    job_id: str = ""
+    name: str = ""
+    """Name of the job's voice."""
 
 
 class WorkerData(ResponseModel):
@@ -116,6 +119,15 @@ class EventList(Page[EventPublic]):
 
     last_seq: int
     """Number of the job's newest event; continue with `after` set to the last one received."""
+
+
+class EventFeed(Page[EventPublic]):
+    """Events of all jobs in one order, oldest first."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    last_cursor: str
+    """Value of `after`, and of `Last-Event-ID`, for what comes after this page, also where nothing has yet."""
 
 
 class MetricSeries(ResponseModel):

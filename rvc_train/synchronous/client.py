@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from pydantic import ValidationError
 
 from rvc_engine.names.voices import storable
 from rvc_train.errors import ClientError, UsageError
@@ -22,7 +21,7 @@ from rvc_train.http.packing import UploadContents, dataset_name, packed
 from rvc_train.http.transport import parse
 from rvc_train.schemas.base import Page
 from rvc_train.schemas.datasets import ConsentCreate, DatasetPublic, DatasetReport
-from rvc_train.schemas.events import EventList, EventPublic, MetricSeries
+from rvc_train.schemas.events import EventFeed, EventList, EventPublic, MetricSeries
 from rvc_train.schemas.jobs import JobCreate, JobPublic, RetryFrom
 from rvc_train.schemas.queue import EstimateRequest, JobEstimate, QueuePublic
 from rvc_train.schemas.results import ArtifactPublic, CheckpointPublic, PreviewPublic
@@ -33,7 +32,7 @@ from rvc_train.synchronous.administration import PublishedWeights, Retention
 from rvc_train.synchronous.base_weights import BaseWeights
 from rvc_train.synchronous.conversions import Conversions
 from rvc_train.synchronous.downloads import download
-from rvc_train.synchronous.streams import RECONNECT_SECONDS, OnWait, follow
+from rvc_train.synchronous.streams import RECONNECT_SECONDS, OnWait, chosen_events, event_of, follow
 from rvc_train.synchronous.transport import Transport
 from rvc_train.synchronous.uploads import send_file, upload, upload_cache
 from rvc_train.synchronous.voices import Voices
@@ -299,13 +298,49 @@ class Client:
         stream = follow(self._http, f"/v1/jobs/{job_id}/events", last_id, None, on_wait, reconnect_seconds)
         with closing(stream):
             for message in stream:
-                try:
-                    event = EventPublic.model_validate_json(message.data)
-                except ValidationError as error:
-                    raise ClientError(f"the server sent an event that this client cannot read: {error}") from error
+                event = event_of(message)
                 if event.seq > after:
                     after = event.seq
                     yield event
+
+    def all_events(
+        self,
+        after: str | None = None,
+        *,
+        types: Sequence[str] = (),
+        job_ids: Sequence[str] = (),
+        names: Sequence[str] = (),
+        owner: str | None = None,
+    ) -> EventFeed:
+        """A page of the events of all your jobs (an administrator: of everyone's), oldest first.
+
+        `after`: `last_cursor` of an earlier page; without it, the page begins with the oldest event. `names`: those of
+        voices.
+        """
+        params: dict[str, str | Sequence[str]] = {} if after is None else {"after": after}
+        return self._transport.get("/v1/events", EventFeed, params | chosen_events(types, job_ids, names, owner))
+
+    def follow_all_events(
+        self,
+        after: str | None = None,
+        *,
+        types: Sequence[str] = (),
+        job_ids: Sequence[str] = (),
+        names: Sequence[str] = (),
+        owner: str | None = None,
+        on_wait: OnWait | None = None,
+        reconnect_seconds: float = RECONNECT_SECONDS,
+    ) -> Generator[EventPublic, None, None]:
+        """Events of all your jobs as they happen, from now on or after a cursor, through restarts of the server.
+
+        It has no end. The choices are those of `all_events`.
+        """
+        params = chosen_events(types, job_ids, names, owner)
+        stream = follow(self._http, "/v1/events", after, params, on_wait, reconnect_seconds)
+        with closing(stream):
+            for message in stream:
+                if message.data:  # the first has an id alone
+                    yield event_of(message)
 
     def wait(self, job_id: str, on_wait: OnWait | None = None) -> JobPublic:
         """Wait for a job's end, through restarts of the server, and return the job."""

@@ -10,14 +10,14 @@ from functools import partial, wraps
 from inspect import iscoroutinefunction
 from typing import Annotated, Any, TypeVar, cast
 
+import sqlalchemy as sa
 from fastapi import Depends, Query, Request
-from sqlmodel import Session, select
 from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from server.auth.principal import Principal, current_principal
-from server.context import Context
-from server.database.engine import read_session
+from server.context import AppContext, Context
+from server.database.engine import read_connection
 from server.database.result_tables import VoiceLink
 from server.database.tables import BaseWeights, Conversion, Dataset, Job, Upload, Webhook
 from server.errors import Forbidden, NotFound, ScopeMissing, Unauthorized
@@ -36,6 +36,11 @@ OWNED_PARAMS: dict[str, tuple[str, Any, Any]] = {
     "webhook_id": ("webhook", Webhook.id, Webhook.owner),
 }
 """Path parameters of resources with an owner: kind, id column, owner column."""
+_OWNERS = {
+    name: sa.select(owner).where(an_id == sa.bindparam("an_id")) for name, (_, an_id, owner) in OWNED_PARAMS.items()
+}
+MAX_KNOWN_OWNERS = 10_000
+"""Ids whose owner is remembered, in about 2 MB."""
 UNOWNED_PARAMS = frozenset(
     {"code", "name", "secret", "weights_id", "worker_id", "token_id", "delivery_id", "owner", "number"}
 )
@@ -124,17 +129,24 @@ async def check_access(request: Request, context: Context) -> None:
         )
     if not owned:
         return
-    await run_in_threadpool(_check_owners, context, owned, principal.visible_owner)
+    await _check_owners(context, owned, principal.visible_owner)
 
 
-def _check_owners(context: Context, owned: dict[str, str], owner: str) -> None:
-    with read_session(context.engine) as session:
-        for name, value in owned.items():
-            _check_owner(session, name, value, owner)
+async def _check_owners(context: AppContext, owned: dict[str, str], owner: str) -> None:
+    """Raise NotFound for a resource of another owner. One that does not exist is left to the route."""
+    for name, value in owned.items():
+        found = context.resource_owners.get(value)
+        if found is None:  # a resource keeps its owner, and its id is never given to another
+            found = await run_in_threadpool(_owner_of, context.engine, name, value)
+            if found is not None:
+                if len(context.resource_owners) >= MAX_KNOWN_OWNERS:
+                    context.resource_owners.clear()
+                context.resource_owners[value] = found
+        if found not in {None, owner}:
+            raise NotFound(f"there is no {OWNED_PARAMS[name][0]} {value}")
 
 
-def _check_owner(session: Session, name: str, an_id: str, owner: str) -> None:
-    kind, id_column, owner_column = OWNED_PARAMS[name]
-    found = session.exec(select(owner_column).where(id_column == an_id)).first()
-    if found is not None and found != owner:
-        raise NotFound(f"there is no {kind} {an_id}")
+def _owner_of(engine: sa.Engine, name: str, an_id: str) -> str | None:
+    with read_connection(engine) as connection:
+        owner: str | None = connection.execute(_OWNERS[name], {"an_id": an_id}).scalar()
+        return owner

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
@@ -17,7 +18,7 @@ from sqlmodel import Session, col, select
 from rvc_train.schemas.access import Scope, TokenCreate
 from server.auth.audit import record, record_as
 from server.auth.principal import ADMIN_SCOPES, LOCAL_ADMINISTRATOR, Principal
-from server.database.engine import read_session, write_session
+from server.database.engine import read_connection, read_session, write_session
 from server.database.tables import LOCAL_OWNER, BrowserSession, Token, new_id
 from server.errors import NotFound
 
@@ -33,6 +34,10 @@ MAX_SESSIONS = 100
 """Sessions of one token, and codes as well: one more ends the oldest."""
 SHOWN_CHARACTERS = 9
 """Characters of a token that are shown: the prefix and a few more, enough to distinguish tokens."""
+_BY_DIGEST = sa.select(
+    *(col(column) for column in (Token.id, Token.owner, Token.scopes, Token.expires_at, Token.revoked_at))
+).where(col(Token.sha256) == sa.bindparam("digest"))
+"""Statement of every request, made once."""
 
 
 def hash_of(secret: str) -> str:
@@ -149,8 +154,8 @@ class TokenService:
         digest = hash_of(secret)
         if self._bootstrap_hash is not None and secrets.compare_digest(digest, self._bootstrap_hash):
             return Principal(LOCAL_OWNER, ADMIN_SCOPES)
-        with read_session(self._engine) as session:
-            token = session.exec(select(Token).where(Token.sha256 == digest)).first()
+        with read_connection(self._engine) as connection:
+            token = connection.execute(_BY_DIGEST, {"digest": digest}).first()
         return None if token is None or not self._is_valid(token) else self._record_use(token)
 
     def may_be_valid(self, secret: str) -> bool:
@@ -171,10 +176,10 @@ class TokenService:
         digest = hash_of(secret)
         return digest in self._known or digest == self._bootstrap_hash
 
-    def _is_valid(self, token: Token) -> bool:
-        return token.revoked_at is None and (token.expires_at is None or token.expires_at > self._clock())
+    def _is_valid(self, token: Token | sa.Row[Any]) -> bool:
+        return token.revoked_at is None and bool(token.expires_at is None or token.expires_at > self._clock())
 
-    def _record_use(self, token: Token) -> Principal:
+    def _record_use(self, token: Token | sa.Row[Any]) -> Principal:
         self._uses[token.id] = self._clock()
         return Principal(token.owner, frozenset(Scope(scope) for scope in token.scopes), token.id)
 

@@ -1,6 +1,5 @@
 """Serialization of conversions: from rows to wire shapes."""
 
-import hashlib
 from datetime import timedelta
 
 from rvc_train.schemas.voices.conversions import (
@@ -53,11 +52,6 @@ def conversion_public(row: Conversion, waiting_for: str | None, keep: timedelta)
         finished_at=row.finished_at,
         expires_at=None if row.finished_at is None else row.finished_at + keep,
     )
-
-
-def conversion_etag(public: ConversionPublic) -> str:
-    """Entity tag of a conversion."""
-    return f'"{hashlib.sha256(public.model_dump_json().encode()).hexdigest()[:32]}"'
 
 
 def conversion_events(row: Conversion) -> list[ConversionEvent]:

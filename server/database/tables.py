@@ -166,7 +166,12 @@ class Event(Table, table=True):
     """An event of a job. `seq` is taken in the transaction that inserts it, so that no follower skips one."""
 
     __tablename__ = "events"
-    __table_args__ = ({"sqlite_with_rowid": False},)
+    __table_args__ = (
+        sa.Index(
+            "ix_events_position_job_number_seq", "position", "job_number", "seq", **_where("position IS NOT NULL")
+        ),
+        {"sqlite_with_rowid": False},
+    )
 
     job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE", primary_key=True)
     seq: int = Field(primary_key=True)
@@ -176,6 +181,18 @@ class Event(Table, table=True):
     data: dict[str, Any] = Field(default_factory=dict, sa_type=sa.JSON)
     attempt: int = 0
     created_at: datetime = Field(sa_type=UtcDateTime)
+    position: int | None = Field(default=None, sa_type=sa.BigInteger)
+    """Place of its transaction in the order of all jobs' events; None for events before schema 0031."""
+
+
+class EventCounter(Table, table=True):
+    """One row: the last position of an event; on PostgreSQL what is added to the number of a transaction."""
+
+    __tablename__ = "event_counter"
+    __table_args__ = (sa.CheckConstraint("number = 1", name="single_row"),)
+
+    number: int = Field(default=1, primary_key=True)
+    position: int = Field(sa_type=sa.BigInteger)
 
 
 class Metric(Table, table=True):

@@ -55,7 +55,7 @@ class Estimator:
         return self.durations.comparable(session, config, workers)
 
     def forecasts(
-        self, session: Session, jobs: Sequence[Job], now: datetime, places: Mapping[int | None, int]
+        self, session: Session, jobs: Sequence[Job | sa.Row[Any]], now: datetime, places: Mapping[int | None, int]
     ) -> dict[int | None, JobForecast]:
         """Forecasts by the jobs' numbers; none for jobs that are neither queued nor running.
 

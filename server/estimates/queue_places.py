@@ -29,7 +29,7 @@ class QueuePlaces:
         """Snapshot of the queue: the jobs' numbers by priority, each in order."""
         self._stale_at = 0.0
 
-    def of(self, session: Session, jobs: Sequence[Job]) -> dict[int | None, int]:
+    def of(self, session: Session, jobs: Sequence[Job | sa.Row[Any]]) -> dict[int | None, int]:
         """Places by the jobs' numbers, 1 for the first; none for jobs that are not queued."""
         queued = [job for job in jobs if job.status == JobStatus.QUEUED]
         if not queued:
@@ -53,6 +53,6 @@ class QueuePlaces:
         now = time.monotonic()
         self._stale_at = now + max(MIN_SNAPSHOT_SECONDS, (now - began) / SNAPSHOT_SHARE)
 
-    def _place(self, job: Job) -> int:
+    def _place(self, job: Job | sa.Row[Any]) -> int:
         before = sum(len(numbers) for priority, numbers in self._numbers.items() if priority > job.priority)
         return before + bisect.bisect_left(self._numbers.get(job.priority, array("q")), job.number or 0) + 1

@@ -57,7 +57,7 @@ def in_thread(poll: Callable[[], Batch]) -> Poll:
     return partial(on_disk, poll)
 
 
-def message(data: str, an_id: int) -> bytes:
+def message(data: str, an_id: int | str) -> bytes:
     """One event in wire format."""
     return format_sse_event(data_str=data, id=str(an_id))
 

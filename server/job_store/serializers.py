@@ -1,6 +1,9 @@
 """Serialization of datasets, events and artifacts: from rows to wire shapes."""
 
+from typing import Any
 from urllib.parse import quote
+
+import sqlalchemy as sa
 
 from rvc_engine.content.names import programs_note
 from rvc_train.schemas.datasets import DatasetPublic
@@ -26,9 +29,15 @@ def dataset_public(dataset: Dataset) -> DatasetPublic:
     return DatasetPublic.model_validate(dataset, from_attributes=True)
 
 
-def event_public(event: Event) -> EventPublic:
-    """An event's row in its public form."""
-    return EventPublic.model_validate(event, from_attributes=True)
+def event_public(event: Event, job_id: str, name: str) -> EventPublic:
+    """An event's row in its public form, with its job's id and the name of its voice."""
+    fields = event.model_dump(exclude={"job_number", "position"})
+    return EventPublic(**fields, job_id=job_id, name=name)
+
+
+def feed_event_public(row: sa.Row[Any]) -> EventPublic:
+    """As `event_public`, from columns of the event and its job."""
+    return EventPublic.model_validate(row, from_attributes=True)
 
 
 def artifact_public(job: Job, artifact: Artifact) -> ArtifactPublic:

@@ -19,7 +19,7 @@ from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
 from server.auth.quotas import record_spent_hours
 from server.database.clock import utc_now
 from server.database.derived_tables import UnthinnedJob
-from server.database.tables import Attempt, Event, Job, Metric
+from server.database.tables import Attempt, Event, EventCounter, Job, Metric
 from server.errors import Conflict, LeaseLost
 from server.job_store.events import NewEvent
 from server.storage.sizes import measure_again
@@ -39,6 +39,13 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     S.CANCELLED: frozenset(),
 }
 """`paused -> failed` and `cancelling -> failed` happen only by an admin's force-fail."""
+_POSITION = sa.select(col(EventCounter.position)).scalar_subquery()
+_NEXT_POSITION = sa.update(EventCounter).values(position=col(EventCounter.position) + 1)
+_INSERT_EVENTS = {
+    "sqlite": sa.insert(Event).values(position=_POSITION),
+    "postgresql": sa.insert(Event).values(position=_POSITION + sa.func.txid_current()),
+}
+"""By dialect; `server.jobs.event_feed` has the reasons."""
 
 RUNNABLE_STATUSES = frozenset({S.VALIDATING, S.QUEUED, S.PAUSED}) | LEASED_STATUSES
 """Not terminal: the job still needs its dataset."""
@@ -154,7 +161,10 @@ class JobStore:
             }
             for i, event in enumerate(events)
         ]
-        session.connection().execute(sa.insert(Event), rows)
+        dialect = session.get_bind().dialect.name
+        if dialect == "sqlite":
+            session.connection().execute(_NEXT_POSITION)
+        session.connection().execute(_INSERT_EVENTS[dialect], rows)
 
     def fail(
         self,

@@ -98,7 +98,7 @@ class _JobChannel:
         page = await run_in_threadpool(self._read, self._job_id, self._end, BATCH)
         self._status, self._last_seq = page.status, page.last_seq
         for event in page.events:
-            self._window.append((event.seq, _encoded(event)))
+            self._window.append((event.seq, _encoded(event, page)))
             self._end = event.seq
         while len(self._window) > WINDOW:
             self._begin = self._window.popleft()[0]
@@ -108,7 +108,7 @@ class _JobChannel:
     async def _read_directly(self, seen: int) -> tuple[int, Batch]:
         page = await run_in_threadpool(self._read, self._job_id, seen, BATCH)
         end = page.events[-1].seq if page.events else seen
-        texts = [_encoded(event) for event in page.events]
+        texts = [_encoded(event, page) for event in page.events]
         return end, self._batch(texts, end, page.status, page.last_seq)
 
     @staticmethod
@@ -117,5 +117,5 @@ class _JobChannel:
         return Batch(texts, json.dumps({"status": status}) if is_complete else None, has_more=end < last_seq)
 
 
-def _encoded(event: Event) -> bytes:
-    return message(event_public(event).model_dump_json(), event.seq)
+def _encoded(event: Event, page: EventsPage) -> bytes:
+    return message(event_public(event, page.job_id, page.name).model_dump_json(), event.seq)

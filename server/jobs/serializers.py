@@ -24,6 +24,8 @@ from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
 from server.job_store.serializers import content_notice
 
 NUM_QUEUED_SHOWN = 100
+_SAME_IN_BOTH = frozenset(Job.model_fields) & frozenset(JobPublic.model_fields) - {"losses", "weights_progress"}
+"""Fields that the answer has as the row has them."""
 
 
 def _of_job(value: Any, *where: Any) -> Any:
@@ -61,16 +63,6 @@ def jobs_public(session: Session, jobs: Sequence[Job], estimator: Estimator, now
     ]
 
 
-def job_etag(job: Job, public: JobPublic) -> str:
-    """A strong tag that changes with every field of the answer.
-
-    Its first half is `update_tag`, and `If-Match` compares only that: a running job changes all the time, and could
-    otherwise hardly be edited.
-    """
-    whole = hashlib.sha256(public.model_dump_json().encode()).hexdigest()[:24]
-    return f'"{update_tag(job)}-{whole}"'
-
-
 def update_tag(job: Job) -> str:
     """Hash of what users can edit: the first half of a job's ETag."""
     text = json.dumps([job.labels, job.priority], sort_keys=True)
@@ -79,14 +71,13 @@ def update_tag(job: Job) -> str:
 
 def _job_public(job: Job, queue_position: int | None, forecast: JobForecast, details: sa.Row[Any]) -> JobPublic:
     """`details`: the job's row of `_DETAILS`."""
-    fields = job.model_dump(exclude={"losses", "weights_progress"})
     is_validating = job.status == JobStatus.VALIDATING
     waits = {
         "dataset": details.dataset_status not in {None, DatasetStatus.READY},
         "weights": job.weights_progress is not None,
     }
     return JobPublic(
-        **{key: value for key, value in fields.items() if key in JobPublic.model_fields},
+        **{name: getattr(job, name) for name in _SAME_IN_BOTH},
         losses={key: value for key, value in job.losses.items() if value is not None},
         attempt=job.claims,
         waiting_for=[what for what, is_waiting in waits.items() if is_validating and is_waiting],
@@ -112,6 +103,10 @@ def _job_error(job: Job) -> JobError | None:
     return JobError(code=code, message=job.error_message or "", retryable=code.retryable)
 
 
+_ENTRY: tuple[Any, ...] = (Job.number, Job.id, Job.name, Job.status, Job.priority, Job.progress, Job.eta_seconds)
+"""Columns of an entry of the queue. A whole row has four JSON texts more."""
+
+
 def queue_public(
     session: Session,
     estimator: Estimator,
@@ -121,9 +116,9 @@ def queue_public(
 ) -> QueuePublic:
     """The running and the queued jobs of `visible_owner` (None: everyone's), and the numbers of all."""
     running = sorted(session.exec(select(Job).where(IS_LEASED)).all(), key=lambda job: job.number or 0)
-    query = select(Job).where(IS_QUEUED).order_by(*QUEUE_ORDER)
-    visible = query if visible_owner is None else query.where(Job.owner == visible_owner)
-    queued = session.exec(visible.limit(NUM_QUEUED_SHOWN)).all()
+    query = sa.select(*_ENTRY).where(IS_QUEUED).order_by(*QUEUE_ORDER)
+    visible = query if visible_owner is None else query.where(col(Job.owner) == visible_owner)
+    queued = session.connection().execute(visible.limit(NUM_QUEUED_SHOWN)).all()
     places = estimator.places.of(session, queued)
     numbers = counts(session)["jobs"]
     shown = [job for job in running if visible_owner in {None, job.owner}]
@@ -138,7 +133,7 @@ def queue_public(
     )
 
 
-def _queue_entry(job: Job, position: int | None, forecasts: dict[int | None, JobForecast]) -> QueueEntry:
+def _queue_entry(job: Job | sa.Row[Any], position: int | None, forecasts: dict[int | None, JobForecast]) -> QueueEntry:
     forecast = forecasts.get(job.number, JobForecast())
     return QueueEntry(
         id=job.id,

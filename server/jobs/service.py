@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.events import EventType
@@ -156,26 +156,7 @@ class JobService:
     ) -> tuple[Sequence[Job], int | None]:
         """Jobs, newest first, older than number `after`; and the next page's `after`, None on the last page."""
         with read_session(self._store.engine) as session:
-            conditions = wanted.conditions()
-            if after is not None:
-                conditions.append(col(Job.number) < after)
-            numbers = newest_numbers(conditions, wanted.statuses, wanted.labels, limit + 1)
-            jobs = session.exec(select(Job).where(col(Job.number).in_(numbers)).order_by(col(Job.number).desc())).all()
-            return jobs[:limit], jobs[limit - 1].number if len(jobs) > limit else None
-
-    def queue(self, wanted: JobFilter, after: int | None = None, limit: int = 20) -> tuple[Sequence[Job], int | None]:
-        """Queued jobs in the order in which they will run; and the next page's `after`, None on the last page."""
-        with read_session(self._store.engine) as session:
-            conditions = wanted.conditions() + has_labels(wanted.labels)
-            jobs = queued_after(session, conditions, after or 0, limit + 1)
-            return jobs[:limit], queue_key(jobs[limit - 1]) if len(jobs) > limit else None
-
-    def counts(self, wanted: JobFilter) -> dict[JobStatus, int]:
-        """Number of jobs by status, of all statuses."""
-        with read_session(self._store.engine) as session:
-            query = sa.select(col(Job.status), sa.func.count()).where(*wanted.conditions(), *has_labels(wanted.labels))
-            rows = session.connection().execute(query.group_by(col(Job.status)))
-            return {JobStatus(status): number for status, number in rows}
+            return newest_jobs(session, wanted, after, limit)
 
     # Commands
 
@@ -285,6 +266,28 @@ class JobService:
             message = f"no worker took the job in {seconds:.0f} s; start a worker and submit it again"
             self._store.fail(session, job, FailureCode.QUEUE_TIMEOUT, message)
             return True
+
+
+def newest_jobs(session: Session, wanted: JobFilter, after: int | None, limit: int) -> tuple[Sequence[Job], int | None]:
+    """Jobs, newest first, older than number `after`; and the next page's `after`, None on the last page."""
+    conditions = wanted.conditions()
+    if after is not None:
+        conditions.append(col(Job.number) < after)
+    numbers = newest_numbers(conditions, wanted.statuses, wanted.labels, limit + 1)
+    jobs = session.exec(select(Job).where(col(Job.number).in_(numbers)).order_by(col(Job.number).desc())).all()
+    return jobs[:limit], jobs[limit - 1].number if len(jobs) > limit else None
+
+
+def next_jobs(session: Session, wanted: JobFilter, after: int | None, limit: int) -> tuple[Sequence[Job], int | None]:
+    """Queued jobs in the order in which they will run; and the next page's `after`, None on the last page."""
+    jobs = queued_after(session, wanted.conditions() + has_labels(wanted.labels), after or 0, limit + 1)
+    return jobs[:limit], queue_key(jobs[limit - 1]) if len(jobs) > limit else None
+
+
+def numbers_by_status(session: Session, wanted: JobFilter) -> dict[JobStatus, int]:
+    """Number of jobs by status, of all statuses."""
+    query = sa.select(col(Job.status), sa.func.count()).where(*wanted.conditions(), *has_labels(wanted.labels))
+    return {JobStatus(status): number for status, number in session.connection().execute(query.group_by(Job.status))}
 
 
 def _has_prefix(prefix: str) -> list[sa.ColumnElement[bool]]:

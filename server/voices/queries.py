@@ -124,12 +124,6 @@ def voice_url(key: VoiceKey, part: str = "") -> str:
     return f"/v1/voices/{quote(key.name, safe='')}{part}{owner}"
 
 
-def voice_etag(public: VoicePublic) -> str:
-    """A strong tag, of which `If-Match` compares only the first half: what people set."""
-    whole = hashlib.sha256(public.model_dump_json().encode()).hexdigest()[:24]
-    return f'"{update_tag(public)}-{whole}"'
-
-
 def update_tag(public: VoicePublic) -> str:
     """Hash of what people set."""
     chosen = public.current.job_id if public.current is not None and public.current_reason == "set" else None

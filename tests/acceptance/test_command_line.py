@@ -81,6 +81,22 @@ def test_json_is_all_there_is_on_standard_output(running, tmp_path):
     assert any("hello" in json.loads(line)["line"] for line in lines)
 
 
+def test_the_events_of_all_jobs_are_printed_until_control_c(running):
+    """The jobs of the tests before."""
+    words = ["events", "--from-start", "--type", "succeeded", "--json"]
+    command = [sys.executable, "-m", "rvc_train.cli.main", *words]
+    with subprocess.Popen(command, env=running.environment, stdout=subprocess.PIPE, text=True) as following:
+        submitted = json.loads(running.cli("submit", "samples", "--name", "emma", *SMALL, "--json").stdout)
+        for line in following.stdout:
+            event = json.loads(line)
+            assert event["type"] == "succeeded"
+            if event["job_id"] == submitted["id"]:
+                break
+        assert event["name"] == "emma"
+        following.send_signal(signal.SIGINT)
+        assert following.wait(20) == 130
+
+
 def test_exit_codes_tell_how_a_job_ended(running):
     running.follow_script(["fail", "missing_weights", "fetch them, import them, or choose another encoder"])
     restart_worker(running)

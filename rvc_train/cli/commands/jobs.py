@@ -1,4 +1,4 @@
-"""`rvc-train submit`, `watch`, `logs`, `jobs`, `cancel`, `download`, `delete`: jobs from submission to download."""
+"""`rvc-train submit`, `watch`, `events`, `logs`, `jobs`, `cancel`, `download`, `delete`: jobs up to their download."""
 
 import sys
 from collections.abc import Iterable
@@ -22,6 +22,7 @@ from rvc_train.cli.validation import validated
 from rvc_train.cli.watch import print_outcome, watch
 from rvc_train.errors import UsageError
 from rvc_train.http.files import free_paths
+from rvc_train.schemas.events import EventPublic, EventType
 from rvc_train.schemas.jobs import JobCreate, JobPublic, StartedFrom, StartFrom, TrainingEnd
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique prefix of one, or `last`.")]
@@ -31,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands to the program."""
     app.command("submit", cls=ApiCommand)(with_training_options(submit))
     app.command("watch", cls=ApiCommand)(watch_job)
+    app.command("events", cls=ApiCommand)(events)
     app.command("logs", cls=ApiCommand)(logs)
     app.command("jobs", cls=ApiCommand)(jobs)
     app.command("show", cls=ApiCommand)(show)
@@ -126,6 +128,41 @@ def _watch_until_end(session: Session, job: JobPublic, after: int | None = None)
     except KeyboardInterrupt:
         session.output.warning(f"the job continues; watch it again with: rvc-train watch {job.id}")
         return exit_codes.INTERRUPTED
+
+
+def events(
+    session: Session,
+    job: Annotated[list[str] | None, typer.Option(metavar="JOB", help="Only events of this job; repeatable.")] = None,
+    voice: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only events of jobs for this voice; repeatable.")
+    ] = None,
+    event_type: Annotated[
+        list[str] | None,
+        typer.Option("--type", metavar="TYPE", help="Only events of this type, such as succeeded; repeatable."),
+    ] = None,
+    from_start: Annotated[bool, typer.Option("--from-start", help="Print the events so far first.")] = False,
+    owner: Annotated[str | None, typer.Option(help="Only events of this owner's jobs; for administrators.")] = None,
+) -> None:
+    """Print the events of all your jobs as they happen, until Ctrl-C; with --json an object for each."""
+    client, cursor = session.client, None
+    chosen: dict[str, Any] = {"types": event_type or (), "names": voice or (), "owner": owner}
+    chosen["job_ids"] = [client.find_job(each).id for each in job or ()]
+    while from_start:
+        page = client.all_events(cursor, **chosen)
+        cursor, from_start = page.last_cursor, page.has_more
+        for event in page.data:
+            _print_event(session, event, is_chosen=bool(event_type))
+    for event in client.follow_all_events(cursor, **chosen, on_wait=session.output.warning):
+        _print_event(session, event, is_chosen=bool(event_type))
+
+
+def _print_event(session: Session, event: EventPublic, *, is_chosen: bool) -> None:
+    """Print an event; progress and metrics, which come twice a second, only for programs and on request."""
+    if session.output.as_json:
+        session.output.json(event, indent=None)
+    elif is_chosen or event.type not in {EventType.PROGRESS, EventType.METRIC}:
+        at = f"{event.created_at.astimezone():%H:%M:%S}"
+        session.output.console.print(f"{at}  {event.name}  {event.job_id}  {translated(event.message)}")
 
 
 def logs(

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated
 
 import anyio
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from rvc_engine.config import PitchEstimator
 from rvc_train.schemas.access import Scope
@@ -25,11 +25,11 @@ from rvc_train.schemas.voices.conversions import (
 from server.api.authorization import OwnerFilter, VoiceOwner, require_principal, requires
 from server.api.voices.names import VoiceNameInPath, key_in_path
 from server.context import AppContext, Context
-from server.conversions.serializers import conversion_etag, conversion_public
+from server.conversions.serializers import conversion_public
 from server.conversions.service import Recording, Wanted, plain_name
 from server.database.tables import Conversion, Upload
 from server.errors import Conflict
-from server.http.etags import matches_weakly
+from server.http.etags import TAGGED, UNCHANGED, IfNoneMatch, tagged_json
 from server.http.lists import Cursors, Limit
 from server.http.problem_details import documented
 from server.http.threads import on_disk, to_write
@@ -41,8 +41,6 @@ of_voice = APIRouter(prefix="/voices", tags=["conversions"])
 
 _CURSORS: Cursors[int] = Cursors("conversions")
 ConversionId = Annotated[str, Path(max_length=64)]
-_ETAG = {"headers": {"ETag": {"description": "Changes whenever the answer changes.", "schema": {"type": "string"}}}}
-_SAME = {304: {"description": "Unchanged since the ETag in `If-None-Match`", **_ETAG}}
 _BODY = {
     "requestBody": {
         "required": True,
@@ -203,22 +201,18 @@ def list_conversions(
 @conversions.get(
     "/{conversion_id}",
     operation_id="conversions_get",
-    responses=documented(404, also={200: _ETAG, **_SAME}),
+    responses=documented(404, also={200: TAGGED, **UNCHANGED}),
     response_model=ConversionPublic,
 )
 @requires(Scope.READ)
 def get_conversion(
     conversion_id: ConversionId,
-    response: Response,
     context: Context,
-    if_none_match: Annotated[
-        str | None, Header(description="ETag of an earlier answer: 304 while the conversion is unchanged.")
-    ] = None,
-) -> ConversionPublic | Response:
+    if_none_match: IfNoneMatch = None,
+) -> Response:
     """Get one conversion."""
     public = _public(context, context.conversions.get(conversion_id))
-    etag = response.headers["ETag"] = conversion_etag(public)
-    return Response(status_code=304, headers={"ETag": etag}) if matches_weakly(if_none_match, etag) else public
+    return tagged_json(public.model_dump_json(), if_none_match=if_none_match)
 
 
 @conversions.post("/{conversion_id}/cancel", operation_id="conversions_cancel", responses=documented(404, 409))

@@ -49,7 +49,7 @@ def get_events(
     if not wants_stream(request):
         page = context.job_queries.events(job_id, after or 0, limit + 1 if types else limit, types or ())
         has_more = len(page.events) > limit if types else bool(page.events) and page.events[-1].seq < page.last_seq
-        data = [event_public(event) for event in page.events[:limit]]
+        data = [event_public(event, page.job_id, page.name) for event in page.events[:limit]]
         cursor = str(data[-1].seq) if has_more else None
         return EventList(data=data, has_more=has_more, next_cursor=cursor, last_seq=page.last_seq)
     if types:

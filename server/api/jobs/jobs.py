@@ -20,14 +20,15 @@ from server.context import AppContext, Context
 from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.database.tables import Job
-from server.http.etags import matches_weakly, named_tag_halves
+from server.http.etags import TAGGED, UNCHANGED, IfNoneMatch, named_tag_halves, tagged_json
 from server.http.lists import Cursors, Limit
 from server.http.problem_details import documented
 from server.http.query_parameters import LABEL_PARAMETERS, wanted_labels
 from server.http.threads import to_write
 from server.job_store.idempotency import IdempotentRequest, fingerprint
-from server.jobs.serializers import job_etag, jobs_public
-from server.jobs.service import JobFilter
+from server.job_store.queries import find_job
+from server.jobs.serializers import jobs_public, update_tag
+from server.jobs.service import JobFilter, newest_jobs, next_jobs, numbers_by_status
 from server.jobs.submission import Submission, request_fingerprint
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -42,7 +43,6 @@ IdempotencyKey = Annotated[
         description="For a day, a repeated request with this key and body gets the first answer and creates nothing.",
     ),
 ]
-_ETAG = {"headers": {"ETag": {"description": "Changes whenever the answer changes.", "schema": {"type": "string"}}}}
 _GOES_ON = {202: {"model": JobPublic, "description": "The worker will stop after its current step and a checkpoint"}}
 _STOPPING = frozenset({JobStatus.CANCELLING, JobStatus.PAUSING})
 _UNCHANGED = JobRetry()
@@ -51,12 +51,6 @@ _UNCHANGED = JobRetry()
 def _public(context: AppContext, job: Job) -> JobPublic:
     with read_session(context.engine) as session:
         return jobs_public(session, [job], context.estimator, utc_now())[0]
-
-
-def _with_etag(context: AppContext, job: Job, response: Response) -> JobPublic:
-    public = _public(context, job)
-    response.headers["ETag"] = job_etag(job, public)
-    return public
 
 
 def _accepted(submission: Submission) -> Response:
@@ -103,14 +97,12 @@ def _submit(request: JobCreate, context: AppContext, idempotent: IdempotentReque
     return _accepted(submission)
 
 
-_SAME = {304: {"description": "Unchanged since the ETag in `If-None-Match`", **_ETAG}}
-
-
 @router.get(
     "",
     operation_id="jobs_list",
-    responses=documented(422, also={200: _ETAG, **_SAME}),
+    responses=documented(422, also={200: TAGGED, **UNCHANGED}),
     openapi_extra={"parameters": [LABEL_PARAMETERS]},
+    response_model=JobList,
 )
 @requires(Scope.READ)
 def list_jobs(
@@ -134,53 +126,55 @@ def list_jobs(
     ] = "newest",
     counts: Annotated[bool, Query(description="Also count the jobs that match, by status.")] = False,
     limit: Limit = 20,
-) -> JobList:
+) -> Response:
     """List your jobs, newest first. `label.<key>=<value>` in the query selects by label; it may be repeated."""
     wanted = JobFilter(status or (), dataset, name, id_prefix, search, wanted_labels(request), owner_filter)
-    jobs, last = (context.jobs.queue if sort == "queue" else context.jobs.list)(wanted, after, limit)
     with read_session(context.engine) as session:
+        jobs, last = (next_jobs if sort == "queue" else newest_jobs)(session, wanted, after, limit)
         data = jobs_public(session, jobs, context.estimator, utc_now())
+        found = numbers_by_status(session, wanted) if counts else None
     page = _CURSORS.page(request, response, data, last)
-    found = context.jobs.counts(wanted) if counts else None
-    return JobList(data=data, has_more=page.has_more, next_cursor=page.next_cursor, counts=found)
+    answer = JobList.model_construct(data=data, has_more=page.has_more, next_cursor=page.next_cursor, counts=found)
+    return Response(answer.model_dump_json(), headers=dict(response.headers), media_type="application/json")
 
 
 @router.get(
     "/{job_id}",
     operation_id="jobs_get",
-    responses=documented(404, also={200: _ETAG, **_SAME}),
+    responses=documented(404, also={200: TAGGED, **UNCHANGED}),
     response_model=JobPublic,
 )
 @requires(Scope.READ)
 def get_job(
     job_id: str,
-    response: Response,
     context: Context,
-    if_none_match: Annotated[
-        str | None, Header(description="ETag of an earlier answer: 304 while the job is unchanged.")
-    ] = None,
-) -> JobPublic | Response:
+    if_none_match: IfNoneMatch = None,
+) -> Response:
     """Get one job."""
-    public = _with_etag(context, context.jobs.get(job_id), response)
-    etag = response.headers["ETag"]
-    if matches_weakly(if_none_match, etag):
-        return Response(status_code=304, headers={"ETag": etag})
-    return public
+    with read_session(context.engine) as session:
+        job = find_job(session, job_id)
+        answer = jobs_public(session, [job], context.estimator, utc_now())[0].model_dump_json()
+    return tagged_json(answer, update_tag(job), if_none_match)
 
 
-@router.patch("/{job_id}", operation_id="jobs_update", responses=documented(404, 409, 412, 422, also={200: _ETAG}))
+@router.patch(
+    "/{job_id}",
+    operation_id="jobs_update",
+    responses=documented(404, 409, 412, 422, also={200: TAGGED}),
+    response_model=JobPublic,
+)
 @requires(Scope.SUBMIT)
 def edit(
     job_id: str,
     patch: JobPatch,
-    response: Response,
     context: Context,
     if_match: Annotated[
         str | None, Header(description="ETag of an earlier answer: 412 when labels or priority have changed since.")
     ] = None,
-) -> JobPublic:
+) -> Response:
     """Change labels (at any time) or the priority (while the job is queued)."""
-    return _with_etag(context, context.jobs.update(job_id, patch, named_tag_halves(if_match)), response)
+    job = context.jobs.update(job_id, patch, named_tag_halves(if_match))
+    return tagged_json(_public(context, job).model_dump_json(), update_tag(job))
 
 
 @router.post("/{job_id}/cancel", operation_id="jobs_cancel", responses=documented(404, 409, also=_GOES_ON))

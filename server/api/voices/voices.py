@@ -9,20 +9,17 @@ from rvc_train.schemas.base import Page
 from rvc_train.schemas.voices.voices import VoiceDetail, VoicePatch, VoicePublic, VoiceVersionPublic
 from server.api.authorization import OwnerFilter, VoiceOwner, requires
 from server.api.voices.names import VoiceNameInPath, key_in_path
-from server.context import AppContext, Context
-from server.http.etags import matches_weakly, named_tag_halves
+from server.context import Context
+from server.http.etags import TAGGED, UNCHANGED, IfNoneMatch, named_tag_halves, tagged_json
 from server.http.lists import Cursors, Limit
 from server.http.problem_details import documented
 from server.http.query_parameters import LABEL_PARAMETERS, wanted_labels
-from server.job_store.versions import VoiceKey
-from server.voices.queries import VoiceFilter, voice_etag
+from server.voices.queries import VoiceFilter, update_tag
 
 router = APIRouter(prefix="/voices", tags=["voices"])
 
 _CURSORS: Cursors[int] = Cursors("voices")
 _VERSION_CURSORS: Cursors[int] = Cursors("versions")
-_ETAG = {"headers": {"ETag": {"description": "Changes whenever the answer changes.", "schema": {"type": "string"}}}}
-_SAME = {304: {"description": "Unchanged since the ETag in `If-None-Match`", **_ETAG}}
 
 
 @router.get(
@@ -70,44 +67,43 @@ def list_versions(
 @router.get(
     "/{name:voice}",
     operation_id="voices_get",
-    responses=documented(404, also={200: _ETAG, **_SAME}),
+    responses=documented(404, also={200: TAGGED, **UNCHANGED}),
     response_model=VoiceDetail,
 )
 @requires(Scope.READ)
 def get_voice(
     name: VoiceNameInPath,
     owner: VoiceOwner,
-    response: Response,
     context: Context,
-    if_none_match: Annotated[
-        str | None, Header(description="ETag of an earlier answer: 304 while the voice is unchanged.")
-    ] = None,
-) -> VoiceDetail | Response:
+    if_none_match: IfNoneMatch = None,
+) -> Response:
     """Get one voice, with its newest versions and the current one."""
-    voice = _with_etag(context, key_in_path(owner, name), response)
-    etag = response.headers["ETag"]
-    if matches_weakly(if_none_match, etag):
-        return Response(status_code=304, headers={"ETag": etag})
-    return voice
+    voice = context.voice_queries.get(key_in_path(owner, name))
+    return tagged_json(voice.model_dump_json(), update_tag(voice), if_none_match)
 
 
-@router.patch("/{name:voice}", operation_id="voices_update", responses=documented(404, 412, 422, also={200: _ETAG}))
+@router.patch(
+    "/{name:voice}",
+    operation_id="voices_update",
+    responses=documented(404, 412, 422, also={200: TAGGED}),
+    response_model=VoiceDetail,
+)
 @requires(Scope.SUBMIT)
 def edit_voice(
     name: VoiceNameInPath,
     owner: VoiceOwner,
     patch: VoicePatch,
-    response: Response,
     context: Context,
     if_match: Annotated[
         str | None,
         Header(description="ETag of an earlier answer: 412 when notes, labels or the choice have changed since."),
     ] = None,
-) -> VoiceDetail:
+) -> Response:
     """Change notes and labels, or choose the current version."""
     key = key_in_path(owner, name)
     context.voices.update(key, patch, named_tag_halves(if_match))
-    return _with_etag(context, key, response)
+    voice = context.voice_queries.get(key)
+    return tagged_json(voice.model_dump_json(), update_tag(voice))
 
 
 @router.delete("/{name:voice}", operation_id="voices_delete", status_code=204, responses=documented(404, 409))
@@ -115,9 +111,3 @@ def edit_voice(
 def delete_voice(name: VoiceNameInPath, owner: VoiceOwner, context: Context) -> None:
     """Delete a voice: all of its jobs with their files, its links, notes and labels."""
     context.voices.delete(key_in_path(owner, name))
-
-
-def _with_etag(context: AppContext, key: VoiceKey, response: Response) -> VoiceDetail:
-    voice = context.voice_queries.get(key)
-    response.headers["ETag"] = voice_etag(voice)
-    return voice

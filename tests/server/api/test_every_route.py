@@ -104,6 +104,7 @@ WANTED = {
     "POST /v1/jobs/{job_id}/resume": SUBMIT,
     "POST /v1/jobs/{job_id}/retry": SUBMIT,
     "GET /v1/jobs/{job_id}/events": READ,
+    "GET /v1/events": READ,
     "GET /v1/jobs/{job_id}/logs": READ,
     "GET /v1/jobs/{job_id}/metrics": READ,
     "GET /v1/jobs/{job_id}/checkpoints": READ,

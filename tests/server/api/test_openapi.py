@@ -124,7 +124,9 @@ def test_each_event_of_a_job_fits_the_schema_of_its_type(
     mapping = document["components"]["schemas"]["Event"]["discriminator"]["mapping"]
     assert mapping.keys() == set(EventType)
     stream = document["paths"]["/v1/jobs/{job_id}/events"]["get"]["responses"]["200"]["content"]["text/event-stream"]
-    assert stream["x-itemSchema"]["properties"]["data"]["contentSchema"] == {"$ref": "#/components/schemas/Event"}
+    of_all = document["paths"]["/v1/events"]["get"]["responses"]["200"]["content"]["text/event-stream"]
+    for each in (stream, of_all):
+        assert each["x-itemSchema"]["properties"]["data"]["contentSchema"] == {"$ref": "#/components/schemas/Event"}
 
 
 def test_the_messages_to_webhooks_are_described(document: dict[str, Any]) -> None:

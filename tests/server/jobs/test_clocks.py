@@ -1,7 +1,7 @@
 """Clocks of servers and workers that differ, or are set: no job waits, ends or is lost because of it."""
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
@@ -83,6 +83,26 @@ def test_a_whole_job_runs_between_two_clocks_with_nothing_lost(
     of_worker.succeed(lease)
     found = bench.jobs.get(job.id)
     assert (found.status, found.claims, found.recoveries, found.failures) == (JobStatus.SUCCEEDED, 1, 0, 0)
+
+
+def test_the_queue_is_read_a_hundred_times_within_its_time_limit_and_no_job_is_late(bench: Any) -> None:
+    now, readings = [0.0], [0]
+    seconds_queued = bench.jobs.seconds_queued
+
+    def counted() -> dict[Any, float]:
+        readings[0] += 1
+        return cast("dict[Any, float]", seconds_queued())
+
+    bench.jobs.seconds_queued = counted
+    timeout = QueueTimeout(bench.jobs, 86_400, lambda: now[0])
+    job = bench.job()
+    for _ in range(8_640):
+        now[0] += 10
+        assert timeout.sweep() == 0
+    assert 90 <= readings[0] <= 101
+    now[0] += 20
+    assert timeout.sweep() == 1
+    assert bench.jobs.get(job.id).error_code == "queue_timeout"
 
 
 def test_a_message_about_a_workers_job_is_due_at_once(bench: Any, of_worker: JobService, worker_id: str) -> None:

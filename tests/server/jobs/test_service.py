@@ -21,7 +21,7 @@ from server.job_store.idempotency import IdempotentRequest
 from server.job_store.leases import EngineProcess, WorkerCommand
 from server.job_store.queries import JobQueries
 from server.jobs.reaper import Reaper
-from server.jobs.service import JobFilter, JobService
+from server.jobs.service import JobFilter, JobService, next_jobs, numbers_by_status
 from server.jobs.submission import request_fingerprint
 from server.settings import ServerSettings
 from worker.settings import WorkerSettings
@@ -426,11 +426,12 @@ def test_a_list_in_the_order_of_the_queue_is_cut_into_pages_and_counted_by_statu
     bench.jobs.cancel(in_order.pop(1))
     bench.job(name="bella")
     wanted = JobFilter(search="ann", labels={"a": ""})
-    page, after = bench.jobs.queue(wanted, limit=3)
-    assert [job.id for job in page] == in_order[:3]
-    page, after = bench.jobs.queue(wanted, after, limit=3)
-    assert ([job.id for job in page], after) == (in_order[3:], None)
-    assert bench.jobs.counts(wanted) == {"queued": 5, "cancelled": 1}
+    with read_session(bench.jobs.engine) as session:
+        page, after = next_jobs(session, wanted, None, 3)
+        assert [job.id for job in page] == in_order[:3]
+        page, after = next_jobs(session, wanted, after, 3)
+        assert ([job.id for job in page], after) == (in_order[3:], None)
+        assert numbers_by_status(session, wanted) == {"queued": 5, "cancelled": 1}
 
 
 @pytest.mark.sqlite
