@@ -31,8 +31,8 @@ _NO_KERNEL = {"_fused_adamw_", "_amp_foreach_non_finite_check_and_unscale_", "_a
 VIEWS = frozenset({
     "view", "_unsafe_view", "expand", "transpose", "t", "unsqueeze", "squeeze", "slice", "select", "split", "chunk",
     "split_with_sizes", "permute", "detach", "alias", "as_strided", "unbind", "unfold", "view_as_real", "real", "imag",
-    "_reshape_alias", "lift_fresh", "empty", "empty_like", "empty_strided", "new_empty", "diagonal", "narrow", "unflatten",
-    "view_as", "_conj", "resolve_conj", "new_empty_strided",
+    "_reshape_alias", "lift_fresh", "empty", "empty_like", "empty_strided", "new_empty", "diagonal", "narrow", "device",
+    "unflatten", "view_as", "_conj", "resolve_conj", "new_empty_strided",
 })
 # fmt: on
 """Operations without a kernel: they make views, or memory without values."""

@@ -86,9 +86,11 @@ class CudaGraphCapturer:
         """Run on the captures' stream: gradients are bound to the stream they were first computed on."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            yield
-        current.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            current.wait_stream(self._stream)
 
     def capture(self, step: Step) -> Step:
         """Capture `step` as a graph. Waits for the device and frees its cached memory."""

@@ -23,6 +23,7 @@ from rvc_engine.checkpoints.retention import SaveRegistry
 from rvc_engine.checkpoints.step_numbers import step_above
 from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress, completed_epochs
 from rvc_engine.compute.accelerators import has_graphs
+from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.compute.precision import Precision, use_tf32
 from rvc_engine.compute.process_group import SINGLE_PROCESS, DistributedContext
 from rvc_engine.config import TrainingConfig
@@ -87,7 +88,9 @@ def run(
                 trainer = _Trainer(workspace, config, device, base, parts, store, checkpointer, report, distributed)
                 trainer.load()
                 return trainer.train()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise GpuOutOfMemory(
                 "the device does not have enough memory for the models themselves; close other programs that use it, "
                 "or use a smaller width"
