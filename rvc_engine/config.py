@@ -137,6 +137,9 @@ class TrainingConfig(BaseModel):
     tf32: bool = True
     """Allow TF32 on a GPU (Ampere or newer): the inputs of float32 products and convolutions, mel spectra of the losses
     included, are rounded to 10 bits, about 3 decimal digits instead of 7; several times faster."""
+    graphs: Literal["auto", "off"] = "auto"
+    """Whether steps run as CUDA graphs. auto: on an NVIDIA GPU, one launch a step instead of thousands; where that
+    fails, the engine starts again without them. off: one kernel after another, for a driver that does not bear them."""
     gradient_checkpointing: bool = False
     """Recompute activations of the generator in the backward pass instead of storing them: less memory, more time
     (about one forward pass per step), the same gradients."""

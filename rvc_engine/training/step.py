@@ -90,7 +90,7 @@ class StepInputs:
             return [self]
         # On a GPU all have the whole batch's padding: reading the lengths would wait for the device.
         lengths, padded = self.batch.lengths, self.batch.spec.shape[2]
-        frames = [padded] * self.num_clips if lengths.is_cuda else lengths.tolist()
+        frames = lengths.tolist() if lengths.device.type == "cpu" else [padded] * self.num_clips
         edges = [self.num_clips * n // num_micro_batches for n in range(num_micro_batches + 1)]
         return [self._slice(slice(*edge), max(frames[slice(*edge)])) for edge in pairwise(edges)]
 
@@ -174,6 +174,9 @@ def training_step(
                 grad_norm_d = _optimizer_step(
                     state.discriminators, state.discriminator_optimizer, state.discriminator_scaler
                 )
+                if state.device.type != "cpu":  # where memory is short: the generator's half needs it
+                    flat = None
+                    state.discriminator_optimizer.zero_grad()
             with micro_batcher.synchronized():
                 g_losses = generator_backward(state, micro_batches, output, totals)
                 flat = distributed.flatten_gradients(state.synthesizer, g_losses)

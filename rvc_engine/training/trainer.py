@@ -38,7 +38,7 @@ from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.reporting import StageReport
 from rvc_engine.training.batch_sampler import BatchSampler, GlobalBatch
-from rvc_engine.training.cuda_graphs import CudaGraphCapturer, GraphedSteps
+from rvc_engine.training.cuda_graphs import CudaGraphCapturer, GraphedSteps, are_wanted
 from rvc_engine.training.micro_batches import free_cached_memory
 from rvc_engine.training.progress import NotFinite, ProgressReporter, finite_values
 from rvc_engine.training.saver import CheckpointSaver
@@ -74,8 +74,9 @@ def run(
 ) -> TrainProgress:
     """Train until the last epoch or `max_train_seconds`; the result is the newest recovery checkpoint.
 
-    Every rank calls this; rank 0 writes and reports. Raises StopRequested after saving a checkpoint when the run
-    was asked to stop, Diverged, GpuOutOfMemory, DiskFull, IncompatibleCheckpoint, InvalidDataset, WorkspaceBusy.
+    Every rank calls this; rank 0 writes and reports. Raises StopRequested after saving a checkpoint when the run was
+    asked to stop, Diverged, GpuOutOfMemory, GraphsFailed, DiskFull, IncompatibleCheckpoint, InvalidDataset,
+    WorkspaceBusy.
     """
     if device.type == "cuda":
         use_tf32(config.tf32)
@@ -191,6 +192,7 @@ class _Trainer:
         if self.evaluation is not None:
             self.evaluation.start(progress)
         self.graphs = self._graphed_steps()
+        self.sampler.micro_batcher.release = self._release_graphs
         self.started = time.monotonic() - progress.seconds
         self.schedule.start_checkpoint_interval()
         self.saved_step = progress.step
@@ -199,11 +201,25 @@ class _Trainer:
     def _graphed_steps(self) -> GraphedSteps | None:
         if not has_graphs(self.device):
             return None
+        if not are_wanted(self.config):
+            self.report.log("training runs without CUDA graphs, one kernel after another")
+            return None
         if self.distributed.world_size > 1:
             self.report.log("several processes train without CUDA graphs, one kernel after another")
             return None
         capturer = CudaGraphCapturer(self.device)
-        return GraphedSteps(self.state, capturer, self.sampler.max_frames, self.sampler.batch_sizes, self.report.log)
+        return GraphedSteps(
+            self.state, capturer, self.sampler.max_frames, self.sampler.batch_sizes, self._save_before_graphs
+        )
+
+    def _save_before_graphs(self) -> None:
+        """Save a checkpoint, and wait for it: after a failed capture the engine starts again from there."""
+        if self.saved_step != self.progress.step:
+            self._checkpoint()
+        self.checkpointer.wait()
+
+    def _release_graphs(self) -> bool:
+        return self.graphs is not None and self.graphs.release()
 
     def _fresh_state(self) -> GanTrainState:
         """A fresh train state, the same on every call and rank."""
