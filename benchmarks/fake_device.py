@@ -10,6 +10,7 @@ PyTorch lacks four things there, which are stood in for: autocast, the fused Ada
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Self
 from unittest.mock import patch
 
@@ -17,10 +18,23 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.optim import AdamW
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rvc_engine.checkpoints.train_state import GanTrainState
+from rvc_engine.compute.precision import FormatName, Precision
+from rvc_engine.config import TrainingConfig
+from rvc_engine.data.batch import Batch
+from rvc_engine.hyperparameters import PUBLISHED_WIDTH, Hyperparameters
+from rvc_engine.models.discriminators import Discriminators
+from rvc_engine.models.synthesizer import Noise, Synthesizer
+from rvc_engine.training.micro_batches import MicroBatcher
+from rvc_engine.training.step import BatchTotals, StepInputs, StepResult, training_step
+
 DEVICE = torch.device("meta")
+MODE = FakeTensorMode()
+"""One for the whole process: tensors that the engine caches by device belong to it."""
 _16_BIT = {F.conv1d, F.conv2d, F.conv_transpose1d, F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm}
 """Functions of the models that autocast runs in 16 bits on CUDA."""
 _FP32 = {F.layer_norm, F.softmax, torch.softmax, Tensor.softmax, torch.cumsum, Tensor.cumsum, F.group_norm}
@@ -89,6 +103,8 @@ class _Kernels(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name == "_amp_update_scale_":
             return args[0]
+        if name == "_foreach_norm":  # PyTorch has one kernel for many tensors, and a fake of it for each
+            return [torch.empty((), device=DEVICE) for _ in args[0]]
         return None if name in _NO_KERNEL else func(*args, **(kwargs or {}))
 
 
@@ -151,9 +167,60 @@ def fake_device() -> Iterator[None]:
         stack.enter_context(patch.object(torch, "autocast", fake_autocast))
         stack.enter_context(patch.object(torch, "is_autocast_enabled", fake_is_enabled))
         stack.enter_context(patch.object(torch, "get_autocast_dtype", fake_dtype))
-        stack.enter_context(FakeTensorMode())
+        stack.enter_context(MODE)
         stack.enter_context(_Kernels())
         yield
+
+
+@dataclass(frozen=True)
+class FakeStep:
+    """A train state on the fake device, with inputs of a step."""
+
+    state: GanTrainState
+    inputs: StepInputs
+
+    @classmethod
+    def build(cls, config: TrainingConfig, number_format: FormatName, clips: int = 4, frames: int = 376) -> Self:
+        """Fresh models and clips of a width and length; within `fake_device`."""
+        hparams = Hyperparameters.from_config(config)
+        with DEVICE:
+            synthesizer = Synthesizer(hparams)
+            discriminators = Discriminators(hparams.version, hparams.hidden_channels / PUBLISHED_WIDTH)
+        optimizers = []
+        for model in (synthesizer, discriminators):
+            to_fake_device(model)
+            optimizers.append(AdamW(model.parameters(), fused=True))
+            for group in optimizers[-1].param_groups:
+                group["lr"] = torch.full((), 1e-4, device=DEVICE)
+        state = GanTrainState(hparams, synthesizer, discriminators, *optimizers, Precision(number_format, DEVICE.type))
+        return cls(state, fake_inputs(hparams, clips, frames))
+
+    def take(self, limit: int | None = None) -> StepResult:
+        """A step, in micro-batches of at most `limit` clips."""
+        clips = self.inputs.num_clips
+        totals = BatchTotals(clips, self.inputs.batch.lengths.sum())
+        micro_batcher = MicroBatcher(limit or clips)
+        inputs = self.inputs
+        return training_step(self.state, inputs.batch, inputs.starts, inputs.noise, totals, micro_batcher)
+
+
+def fake_inputs(hparams: Hyperparameters, clips: int, frames: int) -> StepInputs:
+    """Clips on the fake device."""
+    numbers = torch.ones(clips, frames, dtype=torch.long, device=DEVICE)
+    batch = Batch(
+        features=torch.ones(clips, frames, hparams.feature_size, device=DEVICE),
+        coarse_f0=numbers if hparams.f0 else None,
+        f0=numbers.float() if hparams.f0 else None,
+        spec=torch.ones(clips, hparams.spec_channels, frames, device=DEVICE),
+        wave=torch.ones(clips, frames * hparams.hop_length, device=DEVICE),
+        lengths=numbers.sum(1),
+        speakers=torch.zeros(clips, dtype=torch.long, device=DEVICE),
+    )
+    noise = Noise(
+        torch.ones(clips, hparams.hidden_channels, frames, device=DEVICE),
+        torch.ones(clips, hparams.segment_samples, device=DEVICE) if hparams.f0 else None,
+    )
+    return StepInputs(batch, torch.zeros(clips, dtype=torch.long, device=DEVICE), noise)
 
 
 def to_fake_device(model: nn.Module) -> None:

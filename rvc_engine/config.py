@@ -132,8 +132,8 @@ class TrainingConfig(BaseModel):
     evaluate_every_epochs: int | None = Field(default=None, ge=1, le=20_000)
     """Epochs between evaluations, in addition to those at saves. None: only at saves."""
     precision: PrecisionChoice = "auto"
-    """Number format of matrix products and convolutions: fp32, bf16 or fp16 (with loss scaling). auto: bf16 where the
-    device supports it natively, else fp16 on a GPU and fp32 on a CPU. Weights, spectra and losses are fp32."""
+    """Number format of matrix products and convolutions: fp32, bf16 or fp16 (with loss scaling). auto: fp16 on NVIDIA's
+    GPUs with tensor cores, else bf16 where it is native, else fp32. Weights, spectra and losses are fp32."""
     tf32: bool = True
     """Allow TF32 on a GPU (Ampere or newer): the inputs of float32 products and convolutions, mel spectra of the losses
     included, are rounded to 10 bits, about 3 decimal digits instead of 7; several times faster."""

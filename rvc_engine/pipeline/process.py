@@ -131,17 +131,8 @@ def run_engine(
     except StopRequested:
         report(Stopped(message="stopped as requested; start the run again to resume from here"))
         return EXIT_STOPPED
-    except GraphsFailed as error:
-        report(Log(level="debug", message=str(error)))
-        report(
-            Warned(
-                message="CUDA graphs cannot be used here; the engine starts again without them and goes on from its "
-                "last checkpoint"
-            )
-        )
-        return EXIT_RESTART
     except EngineError as error:
-        return _failed(report, error.code, str(error))
+        return _engine_failed(report, error)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             return _failed(report, DiskFull.code, f"the disk is full ({error}); free some space and start again")
@@ -166,9 +157,23 @@ def restart() -> int:
     command, environment = [sys.executable, *sys.orig_argv[1:]], {**os.environ, GRAPHS_VARIABLE: "off"}
     free_cached_memory()
     sys.stdout.flush()
-    if os.name == "nt":
-        return subprocess.call(command, env=environment)
-    os.execve(sys.executable, command, environment)  # noqa: S606 - our own command line
+    if os.name != "nt":
+        os.execve(sys.executable, command, environment)  # noqa: S606 - our own command line
+    return subprocess.call(command, env=environment)
+
+
+def _engine_failed(report: Report, error: EngineError) -> int:
+    """Report a run's own error, which is no end of it where only graphs failed."""
+    if not isinstance(error, GraphsFailed):
+        return _failed(report, error.code, str(error))
+    report(Log(level="debug", message=str(error)))
+    report(
+        Warned(
+            message="CUDA graphs cannot be used here; the engine starts again without them and goes on from its last "
+            "checkpoint"
+        )
+    )
+    return EXIT_RESTART
 
 
 def _failed(report: Report, code: FailureCode, message: str, error: Exception | None = None) -> int:

@@ -61,7 +61,8 @@ class MicroBatcher:
     def halve(self, num_clips: int) -> None:
         """Halve the limit for good and free cached memory; `num_clips` is the size of the global batch.
 
-        Where other memory can be released, such as that of graphs, the limit stays. Raises GpuOutOfMemory when a micro-batch was a single clip already.
+        Where other memory can be released, such as that of graphs, the limit stays. Raises GpuOutOfMemory when a
+        micro-batch was a single clip already.
         """
         if self.release():
             free_cached_memory()
