@@ -7,8 +7,9 @@ the host. Operations, and the bytes of live tensors, can be counted. Times canno
 PyTorch lacks four things there, which are stood in for: autocast, the fused AdamW, and float16's two kernels.
 """
 
+import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -27,6 +28,7 @@ from rvc_engine.compute.precision import FormatName, Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import PUBLISHED_WIDTH, Hyperparameters
+from rvc_engine.models.activation_checkpointing import set_activation_checkpointing
 from rvc_engine.models.discriminators import Discriminators
 from rvc_engine.models.synthesizer import Noise, Synthesizer
 from rvc_engine.training.micro_batches import MicroBatcher
@@ -141,6 +143,45 @@ class Operations(TorchDispatchMode):
         return self.counts["format"]
 
 
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive on the fake device: what PyTorch would have allocated.
+
+    The memory of CUDA itself (0.3 to 0.6 GB), the workspaces of cuDNN and gaps between blocks come on top.
+    """
+
+    def __init__(self, alive: Iterable[Tensor]) -> None:
+        """`alive` are the tensors from before."""
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: set[int] = set()
+        for tensor in alive:
+            self._add(tensor)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Count the memory of an operation's result."""
+        result = func(*args, **(kwargs or {}))
+        for part in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(part, Tensor) and part.device.type == DEVICE.type:
+                self._add(part)
+        return result
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, count = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.now += count
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._remove, key, count).atexit = False
+
+    def _remove(self, key: int, count: int) -> None:
+        self._seen.discard(key)
+        self.now -= count
+
+
 def _changes_format(source: Tensor, result: Tensor) -> bool:
     return source.dtype != result.dtype and source.is_floating_point() and result.is_floating_point()
 
@@ -181,10 +222,11 @@ class FakeStep:
 
     @classmethod
     def build(cls, config: TrainingConfig, number_format: FormatName, clips: int = 4, frames: int = 376) -> Self:
-        """Fresh models and clips of a width and length; within `fake_device`."""
+        """Fresh models, and clips of a length in frames; within `fake_device`."""
         hparams = Hyperparameters.from_config(config)
         with DEVICE:
             synthesizer = Synthesizer(hparams)
+            set_activation_checkpointing(synthesizer, config.gradient_checkpointing)
             discriminators = Discriminators(hparams.version, hparams.hidden_channels / PUBLISHED_WIDTH)
         optimizers = []
         for model in (synthesizer, discriminators):
@@ -194,6 +236,19 @@ class FakeStep:
                 group["lr"] = torch.full((), 1e-4, device=DEVICE)
         state = GanTrainState(hparams, synthesizer, discriminators, *optimizers, Precision(number_format, DEVICE.type))
         return cls(state, fake_inputs(hparams, clips, frames))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Weights, gradients, moments and inputs."""
+        state = self.state
+        for model, optimizer in (
+            (state.synthesizer, state.generator_optimizer),
+            (state.discriminators, state.discriminator_optimizer),
+        ):
+            for parameter in model.parameters():
+                yield parameter
+                yield from [] if parameter.grad is None else [parameter.grad]
+                yield from (part for part in optimizer.state.get(parameter, {}).values() if isinstance(part, Tensor))
+        yield from self.inputs.tensors
 
     def take(self, limit: int | None = None) -> StepResult:
         """A step, in micro-batches of at most `limit` clips."""
