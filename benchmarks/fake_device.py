@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn.utils import clip_grad
 from torch.optim import AdamW
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -208,6 +209,8 @@ def fake_device() -> Iterator[None]:
         stack.enter_context(patch.object(torch, "autocast", fake_autocast))
         stack.enter_context(patch.object(torch, "is_autocast_enabled", fake_is_enabled))
         stack.enter_context(patch.object(torch, "get_autocast_dtype", fake_dtype))
+        # As on CUDA, where the norms of all gradients are a few kernels.
+        stack.enter_context(patch.object(clip_grad, "_has_foreach_support", lambda *_: True))
         stack.enter_context(MODE)
         stack.enter_context(_Kernels())
         yield

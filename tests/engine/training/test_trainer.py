@@ -120,7 +120,16 @@ def test_after_a_failed_capture_the_run_goes_on_without_graphs_to_the_very_weigh
 def test_an_engine_whose_capture_fails_starts_again_without_graphs_and_makes_the_voice(prepared: Workspace) -> None:
     settings = {**CONFIG.model_dump(exclude_defaults=True), "total_epochs": 3, "content": "whisper-tiny"}
     del settings["checkpoint_every_steps"]
-    command = [sys.executable, "-m", "tests.engine.training.failing_graphs", "run", "--voice", "anna", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.engine.training.failing_graphs",
+        "run",
+        "--voice",
+        "anna",
+        "--device",
+        "cpu",
+    ]
     command += ["--workspace", str(prepared.root), "--threads", "1"]
     command += [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
