@@ -118,7 +118,7 @@ def test_after_a_failed_capture_the_run_goes_on_without_graphs_to_the_very_weigh
 
 
 def test_an_engine_whose_capture_fails_starts_again_without_graphs_and_makes_the_voice(prepared: Workspace) -> None:
-    settings = {**CONFIG.model_dump(exclude_defaults=True), "total_epochs": 3, "content": "whisper-tiny"}
+    settings = {**CONFIG.model_dump(exclude_defaults=True), "total_epochs": 2, "content": "whisper-tiny"}
     del settings["checkpoint_every_steps"]
     command = [
         sys.executable,
