@@ -285,7 +285,7 @@ def to_fake_device(model: nn.Module) -> None:
     """Give a model, made within `torch.device("meta")`, parameters and buffers of the fake device."""
     for module in model.modules():
         for name, parameter in module._parameters.items():
-            if parameter is not None and not isinstance(parameter, FakeTensor):
+            if parameter is not None and not (isinstance(parameter, FakeTensor) and parameter.device == DEVICE):
                 module._parameters[name] = nn.Parameter(torch.empty(parameter.shape, device=DEVICE))
         for name, buffer in module._buffers.items():
             if buffer is not None:
