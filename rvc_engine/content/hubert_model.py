@@ -117,7 +117,7 @@ class Hubert:
     def __init__(self, sizes: HubertSizes, weights: NamedWeights, dtype: torch.dtype) -> None:
         """`weights` are float32, with the shapes of `weight_shapes`.
 
-        `dtype` is the format of products: a 16-bit one or float32. Norms, sums and the blocks' outputs are always float32.
+        `dtype` is the format of products: 16-bit or float32. Norms, sums and the blocks' outputs are always float32.
         """
         eps = sizes.layer_norm_eps
         self._dtype = dtype
