@@ -86,7 +86,7 @@ class _RoundedConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
-        """`aten.convolution` of x, weight and bias, which have one 16-bit format, as the result has."""
+        """Convolve x with weight and bias, all of one 16-bit format, as is the result."""
         ctx.save_for_backward(x, weight)
         ctx.options, ctx.bias_sizes = options, None if bias is None else [len(bias)]
         wide = None if bias is None else bias.float()

@@ -16,7 +16,7 @@ from rvc_engine.config import TrainingConfig
 
 @dataclass(frozen=True)
 class Counts:
-    """What a step costs."""
+    """Costs of a step."""
 
     kernels: int
     casts: int

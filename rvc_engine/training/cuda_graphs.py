@@ -31,13 +31,13 @@ WARM_UP_STEPS = 3
 MAX_WARM_UP_STEPS = 100
 """After so many eager steps, captures no longer wait for a batch size that has not occurred."""
 GRAPHS_VARIABLE = "RVC_ENGINE_GRAPHS"
-"""Environment variable by which an engine that starts again after a failed capture is told to use none: `off`."""
+"""Environment variable of an engine that starts again after a failed capture: with `off` it uses none."""
 
 Step = Callable[[], StepResult]
 
 
-def are_wanted(config: TrainingConfig) -> bool:
-    """Whether the run wants graphs, by its configuration and by what happened in the engine before."""
+def are_enabled(config: TrainingConfig) -> bool:
+    """Whether a run may use graphs: by its configuration, and unless a capture has failed before."""
     return config.graphs == "auto" and os.environ.get(GRAPHS_VARIABLE) != "off"
 
 

@@ -176,9 +176,6 @@ def training_step(
                 grad_norm_d = _optimizer_step(
                     state.discriminators, state.discriminator_optimizer, state.discriminator_scaler
                 )
-                if state.device.type != "cpu":  # where memory is short: the generator's half needs it
-                    flat = None
-                    state.discriminator_optimizer.zero_grad()
             with micro_batcher.synchronized():
                 g_losses = generator_backward(state, micro_batches, output, totals)
                 flat = distributed.flatten_gradients(state.synthesizer, g_losses)
@@ -234,6 +231,8 @@ def generator_backward(
 
     Returns the weighted losses (4,): adversarial, feature matching, mel, KL.
     """
+    if state.device.type != "cpu":  # where memory is short: this half has no use for D's gradients
+        state.discriminator_optimizer.zero_grad()
     zero_grad_and_init(state.generator_optimizer)
     sums = state.zeros(4)
     state.discriminators.requires_grad_(False)

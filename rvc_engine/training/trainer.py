@@ -38,7 +38,7 @@ from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.reporting import StageReport
 from rvc_engine.training.batch_sampler import BatchSampler, GlobalBatch
-from rvc_engine.training.cuda_graphs import CudaGraphCapturer, GraphedSteps, are_wanted
+from rvc_engine.training.cuda_graphs import CudaGraphCapturer, GraphedSteps, are_enabled
 from rvc_engine.training.micro_batches import free_cached_memory
 from rvc_engine.training.progress import NotFinite, ProgressReporter, finite_values
 from rvc_engine.training.saver import CheckpointSaver
@@ -192,7 +192,7 @@ class _Trainer:
         if self.evaluation is not None:
             self.evaluation.start(progress)
         self.graphs = self._graphed_steps()
-        self.sampler.micro_batcher.release = self._release_graphs
+        self.sampler.micro_batcher.release = lambda: self.graphs is not None and self.graphs.release()
         self.started = time.monotonic() - progress.seconds
         self.schedule.start_checkpoint_interval()
         self.saved_step = progress.step
@@ -201,7 +201,7 @@ class _Trainer:
     def _graphed_steps(self) -> GraphedSteps | None:
         if not has_graphs(self.device):
             return None
-        if not are_wanted(self.config):
+        if not are_enabled(self.config):
             self.report.log("training runs without CUDA graphs, one kernel after another")
             return None
         if self.distributed.world_size > 1:
@@ -217,9 +217,6 @@ class _Trainer:
         if self.saved_step != self.progress.step:
             self._checkpoint()
         self.checkpointer.wait()
-
-    def _release_graphs(self) -> bool:
-        return self.graphs is not None and self.graphs.release()
 
     def _fresh_state(self) -> GanTrainState:
         """A fresh train state, the same on every call and rank."""
