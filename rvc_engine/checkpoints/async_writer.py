@@ -4,7 +4,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from copy import copy
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -80,7 +79,7 @@ def _host_copy(tree: Any) -> Callable[[], Any] | None:
     if device is None:
         copied = _copy_tensors(tree, lambda tensor: tensor.clone())
         return lambda: copied
-    staging = StagingMemory(partial(torch.empty, dtype=torch.uint8, pin_memory=True))
+    staging = StagingMemory(lambda count: torch.empty(count, dtype=torch.uint8, pin_memory=True))
     copied = _copy_tensors(tree, staging.copy)
     copies_done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     copies_done.record(torch.cuda.current_stream(device))

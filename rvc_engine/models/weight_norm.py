@@ -5,7 +5,7 @@ PyTorch's own helpers are either deprecated or name their parameters otherwise; 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -146,7 +146,7 @@ class _CastAll(torch.autograd.Function):
         return None, *_cast(gradients, ctx.dtype)
 
 
-def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+def _cast(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
     cast = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
     torch._foreach_copy_(cast, tensors)
     return cast

@@ -49,7 +49,7 @@ class Crepe(nn.Module):
     @property
     def window_bytes(self) -> int:
         """Most memory of one window's activations: the first convolution's result, in three copies of 256 samples."""
-        return 3 * 4 * 256 * self.conv1.out_channels  # type: ignore[union-attr, operator]
+        return 3 * 4 * 256 * _WIDTHS[self.kind][0]
 
     @staticmethod
     def convert_published_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
