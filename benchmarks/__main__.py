@@ -11,6 +11,7 @@ BENCHMARKS = (
     "preparation",
     "training_step",
     "gradients",
+    "step_operations",
     "reference_training",
     "indexing",
     "service_load",

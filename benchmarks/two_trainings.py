@@ -78,7 +78,8 @@ class OurTraining:
         self.graphs: GraphedSteps | None = None
         if with_graphs and device.type == "cuda":
             batches, recorder = self.batches, CudaGraphCapturer(device)
-            self.graphs = GraphedSteps(self.state, recorder, batches.max_frames, batches.batch_sizes, self.log.append)
+            self.graphs = GraphedSteps(self.state, recorder, batches.max_frames, batches.batch_sizes)
+            batches.micro_batcher.release = self.graphs.release
         self.readings = AsyncMetricReader(device)
         self._given, self._number = self._endless(), 0
 

@@ -153,11 +153,14 @@ class TrainingConfig(BaseModel):
     """Epochs between evaluations, in addition to those at saves. None: only at saves,
     and with total_epochs=auto about every twentieth of the steps so far."""
     precision: PrecisionChoice = "auto"
-    """Number format of matrix products and convolutions: fp32, bf16 or fp16 (with loss scaling). auto: bf16 where the
-    device supports it natively, else fp16 on a GPU and fp32 on a CPU. Weights, spectra and losses are fp32."""
+    """Number format of matrix products and convolutions: fp32, bf16 or fp16 (with loss scaling). auto: fp16 on NVIDIA's
+    GPUs with tensor cores, else bf16 where it is native, else fp32. Weights, spectra and losses are fp32."""
     tf32: bool = True
     """Allow TF32 on a GPU (Ampere or newer): the inputs of float32 products and convolutions, mel spectra of the losses
     included, are rounded to 10 bits, about 3 decimal digits instead of 7; several times faster."""
+    graphs: Literal["auto", "off"] = "auto"
+    """Whether steps run as CUDA graphs. auto: on an NVIDIA GPU, one launch a step instead of thousands; where that
+    fails, the engine starts again without them. off: one kernel after another, for a driver that does not bear them."""
     gradient_checkpointing: bool = False
     """Recompute activations of the generator in the backward pass instead of storing them: less memory, more time
     (about one forward pass per step), the same gradients."""

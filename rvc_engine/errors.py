@@ -9,6 +9,7 @@
     ├── Diverged                diverged                 losses stayed NaN or infinite
     ├── DiskFull                disk_full                no room for a file the run must write
     ├── RankFailure             engine_crashed           a data-parallel process died without an error
+    ├── GraphsFailed            engine_crashed           CUDA graphs failed; the engine starts again without them
     ├── WorkspaceBusy           workspace_busy           another engine holds the workspace's lock
     └── ArtifactInvalid         artifact_invalid         an export that failed its check
 
@@ -113,6 +114,12 @@ class DiskFull(EngineError):
 
 class RankFailure(EngineError):
     """A data-parallel training process died without reporting an error."""
+
+    code = FailureCode.ENGINE_CRASHED
+
+
+class GraphsFailed(EngineError):
+    """Capture of a CUDA graph that failed, after which no step can be taken in the same process."""
 
     code = FailureCode.ENGINE_CRASHED
 

@@ -21,6 +21,8 @@ EXIT_FAILED = 1
 """A `failed` event was the last one."""
 EXIT_USAGE = 2
 EXIT_STOPPED = 3
+EXIT_RESTART = 4
+"""The engine begins again in a new process; never the exit code of a program."""
 """A `stopped` event was the last one: the run can be resumed."""
 
 

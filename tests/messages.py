@@ -48,7 +48,8 @@ def listed(names: str) -> tuple[str, ...]:
 SOURCES = ("rvc_engine", "rvc_train", "server", "worker", "rvc_training_pipeline.py")
 NO_MESSAGES = listed(
     """
-    rvc_engine/card/card.py rvc_engine/card/markdown.py rvc_engine/pitch/neural/crepe_model.py
+    rvc_engine/card/card.py rvc_engine/card/markdown.py rvc_engine/compute/out_of_memory.py
+    rvc_engine/pitch/neural/crepe_model.py
     rvc_engine/translation/messages.py rvc_train/synchronous/ server/__main__.py
     server/admin/backup.py server/admin/cli.py server/admin/doctor.py server/api/pages.py server/context.py
     server/api/problems.py server/database/ server/http/problem_types.py server/logging.py server/metrics.py

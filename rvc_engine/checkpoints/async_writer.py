@@ -19,6 +19,11 @@ MAX_COPY_FRACTION = 0.25
 """Largest share of free memory for a copy of the state; a larger state is written before training continues."""
 
 
+BLOCK_BYTES = 2**26
+"""A power of two, to which PyTorch rounds pinned memory up."""
+ALIGNMENT = 64
+
+
 class AsyncCheckpointer:
     """Writer of one checkpoint at a time, in a thread. Its errors are raised at the next `submit`, `poll` or `wait`."""
 
@@ -70,10 +75,13 @@ def _host_copy(tree: Any) -> Callable[[], Any] | None:
     """
     if tensor_bytes(tree) > MAX_COPY_FRACTION * psutil.virtual_memory().available:
         return None
-    copied, device = _copy_tensors(tree), _cuda_device(tree)
+    device = _cuda_device(tree)
     if device is None:
+        copied = _copy_tensors(tree, lambda tensor: tensor.clone())
         return lambda: copied
-    copies_done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    staging = StagingMemory(lambda count: torch.empty(count, dtype=torch.uint8, pin_memory=True))
+    copied = _copy_tensors(tree, staging.copy)
+    copies_done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     copies_done.record(torch.cuda.current_stream(device))
 
     def wait_for_copies() -> Any:
@@ -91,13 +99,39 @@ def _cuda_device(tree: Any) -> torch.device | None:
     return next(filter(None, map(_cuda_device, parts)), None)
 
 
-def _copy_tensors(tree: Any) -> Any:
-    """Copy of the tree and its tensors; from CUDA into pinned memory, without waiting."""
+class StagingMemory:
+    """Pinned memory for copies of many tensors, in a few blocks.
+
+    To pin memory takes the driver some time, whatever its size, and PyTorch rounds it up to a power of two: for each of
+    a state's thousands of tensors that would be a second, and up to twice the memory.
+    """
+
+    def __init__(self, allocate: Callable[[int], Tensor]) -> None:
+        """`allocate` makes a block of so many bytes."""
+        self._allocate = allocate
+        self._block = memoryview(b"")
+        self._used = 0
+
+    def copy(self, tensor: Tensor) -> Tensor:
+        """A copy of a tensor, contiguous, in memory that it shares with none; filled without waiting."""
+        count = tensor.numel() * tensor.element_size()
+        if not count:
+            return torch.empty(tensor.shape, dtype=tensor.dtype)
+        start = -(-self._used // ALIGNMENT) * ALIGNMENT
+        if start + count > len(self._block):
+            self._block, start = memoryview(self._allocate(max(BLOCK_BYTES, count)).numpy()), 0
+        self._used = start + count
+        # A tensor of its own over a part of the block: of views into one, a file would hold the whole for each.
+        copied = torch.frombuffer(self._block, dtype=tensor.dtype, count=tensor.numel(), offset=start)
+        return copied.view(tensor.shape).copy_(tensor, non_blocking=True)
+
+
+def _copy_tensors(tree: Any, copy_tensor: Callable[[Tensor], Tensor]) -> Any:
+    """Copy of the tree and its tensors."""
     if isinstance(tree, Tensor):
-        value = tree.detach()
-        return value.to("cpu", non_blocking=True) if value.is_cuda else value.clone()
+        return copy_tensor(tree.detach())
     if isinstance(tree, dict):
         copied = copy(tree)  # a state dict carries more than its items
-        copied.update((key, _copy_tensors(value)) for key, value in tree.items())
+        copied.update((key, _copy_tensors(value, copy_tensor)) for key, value in tree.items())
         return copied
-    return type(tree)(map(_copy_tensors, tree)) if isinstance(tree, list | tuple) else tree
+    return type(tree)(_copy_tensors(part, copy_tensor) for part in tree) if isinstance(tree, list | tuple) else tree

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.environment.files import replace, sync_folder
 from rvc_engine.errors import DiskFull, IncompatibleCheckpoint
 from rvc_engine.workspace.disk import check_free_space, is_disk_full
@@ -94,14 +95,14 @@ def load_file(path: Path, device: torch.device | str = "cpu", lazily: bool = Fal
 
     `lazily` memory-maps the tensors, to be read where they are used; files of early PyTorch are read whole, and all on
     Windows, where a mapped file cannot be replaced. Raises
-    IncompatibleCheckpoint when the file is damaged or contains code, and torch.OutOfMemoryError.
+    IncompatibleCheckpoint when the file is damaged or contains code, and RuntimeError when memory runs out.
     """
     try:
         is_mapped = lazily and os.name != "nt" and zipfile.is_zipfile(path)
         tree = torch.load(path, map_location=device, weights_only=True, mmap=is_mapped)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # foreign bytes make an unpickler fail in any way, e.g. with IndexError
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
         raise IncompatibleCheckpoint(
             f"{path} is not a file of tensors and plain values ({type(error).__name__}); it is damaged, incomplete, "
             "or contains code, which is never run. Get a new copy of it"

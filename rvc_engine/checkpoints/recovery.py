@@ -77,7 +77,8 @@ class RecoveryStore:
             path = self.folder / entry.file
             fault = entry.fault(self.folder)
             if fault is None:
-                return self._restore(load_file(path, state.synthesizer.emb_g.weight.device), state)
+                # On a GPU from a mapped file: a second copy of the state in its memory may be one too many.
+                return self._restore(load_file(path, lazily=state.device.type != "cpu"), state)
             warn(f"the checkpoint of step {entry.step} {fault}; resuming from the one before it")
         if not entries:
             return None

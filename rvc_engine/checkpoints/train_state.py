@@ -96,6 +96,11 @@ class GanTrainState:
         return self.synthesizer.emb_g.weight.device
 
     @property
+    def checkpoints_activations(self) -> bool:
+        """Whether blocks of the synthesizer are computed again in the backward pass."""
+        return self.synthesizer.dec.checkpoints_activations
+
+    @property
     def min_loss_scale(self) -> float | None:
         """The smaller of the float16 scales; None in other formats. Reading it waits for the device."""
         if not self.generator_scaler.is_enabled():

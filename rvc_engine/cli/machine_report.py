@@ -64,7 +64,7 @@ def _device(device: "torch.device") -> dict[str, Any]:
         "memory_free_bytes": free,
         "precision": accelerators.native_format(device),
         "graphs": accelerators.has_graphs(device),
-        "tf32": capability is not None and capability >= accelerators.NATIVE_BF16,
+        "tf32": capability is not None and capability >= accelerators.NATIVE_TF32,
     }
 
 

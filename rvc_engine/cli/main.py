@@ -22,7 +22,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.environment.graphics import let_mps_fall_back
 from rvc_engine.environment.processes import STOPS_WITH_PARENT, on_end_of_input
 from rvc_engine.environment.text_files import read_text
-from rvc_engine.events import EXIT_STOPPED, EXIT_USAGE
+from rvc_engine.events import EXIT_RESTART, EXIT_STOPPED, EXIT_USAGE
 from rvc_engine.installation import VersionOption, missing_package_reported
 from rvc_engine.machine import Machine, default_weights_folder
 from rvc_engine.names.voices import check_voice_name
@@ -172,7 +172,7 @@ def run(
 ) -> None:
     """Make a voice from a folder of recordings. Run the same command again to resume."""
     from rvc_engine.pipeline.pipeline import StageSelection
-    from rvc_engine.pipeline.process import EventLines, StopSwitch, run_engine
+    from rvc_engine.pipeline.process import EventLines, StopSwitch, restart, run_engine
 
     try:
         name = check_voice_name(voice)
@@ -199,7 +199,7 @@ def run(
     run_workspace = Workspace(workspace, name, training.version)
     with open_report(run_workspace, EventLines(switch) if events else None) as report:
         code = run_engine(dataset, run_workspace, training, machine, report, switch, StageSelection(), lock_wait)
-    raise typer.Exit(code)
+    raise typer.Exit(restart() if code == EXIT_RESTART else code)
 
 
 @app.command()

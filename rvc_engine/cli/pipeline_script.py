@@ -21,7 +21,7 @@ from rvc_engine.cli.missing_weights import SCRATCH, MissingWeightsRemedy
 from rvc_engine.cli.option_words import OptionWords
 from rvc_engine.config import ContentEncoder, PitchEstimator, TrainingConfig
 from rvc_engine.errors import EngineError, InvalidDataset
-from rvc_engine.events import EXIT_FAILED, EXIT_SUCCEEDED, Event, Log, Succeeded, Warned
+from rvc_engine.events import EXIT_FAILED, EXIT_RESTART, EXIT_SUCCEEDED, Event, Log, Succeeded, Warned
 from rvc_engine.machine import Machine, default_weights_folder
 from rvc_engine.names.voices import check_run_name
 from rvc_engine.reporting import Report
@@ -220,7 +220,7 @@ def pipeline(
 ) -> None:
     """Train an RVC voice and build its index; run the same command again to resume."""
     from rvc_engine.pipeline.pipeline import StageSelection
-    from rvc_engine.pipeline.process import EventLines, StopSwitch, run_engine
+    from rvc_engine.pipeline.process import EventLines, StopSwitch, restart, run_engine
 
     if skip_training and skip_index:
         raise usage_error("--skip-training and --skip-index together leave nothing to do; drop one of them")
@@ -282,7 +282,7 @@ def pipeline(
             raise typer.Exit(EXIT_INTERRUPTED) from error
         if outside_index_root is not None and (code == EXIT_SUCCEEDED or (code == EXIT_FAILED and continue_on_error)):
             code = _link_index(workspace, outside_index_root, code, report, skip_index=skip_index)
-    raise typer.Exit(code)
+    raise typer.Exit(restart() if code == EXIT_RESTART else code)
 
 
 class RunReport:

@@ -8,13 +8,18 @@ Only NVIDIA's were seen on hardware. The others train in the plainest way: one k
 and without copies beside the computation; `mps` in float32.
 """
 
+import re
 from typing import Literal
 
 import psutil
 import torch
 
-NATIVE_BF16 = (8, 0)
-"""Lowest compute capability (Ampere) of NVIDIA's GPUs that multiply bfloat16 in hardware."""
+NATIVE_TF32 = (8, 0)
+"""Lowest compute capability (Ampere) of NVIDIA's GPUs that round to TF32."""
+NATIVE_FP16 = (7, 0)
+"""Lowest compute capability (Volta) of NVIDIA's GPUs that multiply float16 in hardware, faster than float32."""
+BROKEN_FP16 = re.compile(r"\bGTX 16\d\d\b|\bT(?:400|500|550|600|1000|1200)\b|\bMX4\d\d\b")
+"""NVIDIA's models of the Turing generation without tensor cores: their float16 convolutions give NaN."""
 KINDS = ("cuda", "xpu", "mps")
 
 
@@ -46,9 +51,14 @@ def has_graphs(device: torch.device) -> bool:
 
 
 def native_format(device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
-    """The fastest format that a device multiplies in hardware and trains in."""
+    """The fastest format that a device multiplies in hardware and trains in.
+
+    On NVIDIA's that is float16, with loss scaling, as in RVC: its gradients are nearer to float32's than those of
+    bfloat16, at the same speed (`benchmarks/RESULTS.md`). Others were not measured, and need no scaling in bfloat16.
+    """
     if is_nvidia(device):
-        return "bf16" if torch.cuda.get_device_capability(device) >= NATIVE_BF16 else "fp16"
+        is_native = torch.cuda.get_device_capability(device) >= NATIVE_FP16
+        return "fp16" if is_native and not BROKEN_FP16.search(torch.cuda.get_device_name(device)) else "fp32"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device.type == "xpu":
@@ -86,6 +96,12 @@ def memory_of(device: torch.device) -> tuple[int, int]:
             return max(0, total - torch.mps.driver_allocated_memory()), total
     memory = psutil.virtual_memory()
     return int(memory.available), int(memory.total)
+
+
+def set_current(device: torch.device) -> None:
+    """Make a CUDA GPU the current one: libraries, and graphs at their capture, would otherwise use the first."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def synchronize(device: torch.device) -> None:

@@ -20,6 +20,11 @@ def open_device(machine: Machine) -> torch.device:
     return devices[0]
 
 
+def first_device(machine: Machine) -> torch.device:
+    """Open the device of the stages that use only one, the first of those that train together. Raises InvalidConfig."""
+    return open_devices(machine)[0]
+
+
 def open_devices(machine: Machine) -> list[torch.device]:
     """Open the devices that train together, one for each process, and set PyTorch's thread count.
 
@@ -39,6 +44,7 @@ def open_devices(machine: Machine) -> list[torch.device]:
             f"--processes {machine.num_processes} is for training on the CPU, and this run uses {devices[0]}; to use "
             "several GPUs, name them, for example cuda:0,cuda:1"
         )
+    accelerators.set_current(devices[0])
     return devices * machine.num_processes
 
 

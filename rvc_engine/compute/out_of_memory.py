@@ -3,10 +3,23 @@
 import torch
 
 _ALLOCATION_FAULTS = (
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
+    "out of memory",  # "CUDA error: out of memory", NCCL's "Cuda failure 2 'out of memory'", HIP, XPU and MPS
+    "hipErrorOutOfMemory",
     "DefaultCPUAllocator",
-    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # no memory for the handle
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "DEVICE_ALLOCATION_FAILED",  # CUDNN_STATUS_INTERNAL_ERROR_..., since cuDNN 9
+    "HOST_ALLOCATION_FAILED",
+    "CUDNN_STATUS_NOT_SUPPORTED",  # no algorithm for the memory that is left
+    "unable to find an engine to execute this computation",
+    "CUFFT_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUSPARSE_STATUS_ALLOC_FAILED",
+    "miopenStatusAllocFailed",
+    "Failed to CUDA malloc",  # NCCL
+    "Failed to CUDA host alloc",
 )
 """Messages of libraries below PyTorch that could not allocate: they come as a plain RuntimeError."""
 

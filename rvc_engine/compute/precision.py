@@ -34,7 +34,7 @@ class Precision:
 
     @classmethod
     def choose(cls, choice: PrecisionChoice, device: torch.device) -> "Precision":
-        """Format by the config's choice: auto is bf16 where it is native, else fp16 on NVIDIA's GPUs and fp32."""
+        """Format by the config's choice: auto is the one that the device trains well in."""
         if choice != "auto":
             return cls(choice, device.type)
         if device.type == "cpu":

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rvc_engine.compute.out_of_memory import is_out_of_memory
+
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=15)
@@ -33,8 +35,16 @@ class DistributedContext:
 
     @classmethod
     def init(cls, device: torch.device) -> "DistributedContext":
-        """Join torchrun's process group: gloo for decisions and CPU gradients, NCCL for CUDA gradients."""
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        """Join torchrun's process group: gloo for decisions and CPU gradients, NCCL for CUDA gradients.
+
+        Where PyTorch was built without NCCL, as on Windows, gloo sums those too. NCCL connects here, and not in the
+        first step: the memory for that (0.3 to 1 GB) is then taken before a batch size is measured.
+        """
+        is_cuda = device.type == "cuda"
+        if is_cuda and dist.is_nccl_available():
+            dist.init_process_group("cpu:gloo,cuda:nccl", timeout=TIMEOUT, device_id=device)
+        else:
+            dist.init_process_group("cpu:gloo,cuda:gloo" if is_cuda else "gloo", timeout=TIMEOUT)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -107,9 +117,9 @@ def _translate_peer_failure(work: Callable[[], object]) -> None:
     """Run a collective. Raises PeerFailure in place of the RuntimeError that a lost peer causes."""
     try:
         work()
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise PeerFailure(str(error)) from error
 
 

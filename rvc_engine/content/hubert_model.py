@@ -117,7 +117,7 @@ class Hubert:
     def __init__(self, sizes: HubertSizes, weights: NamedWeights, dtype: torch.dtype) -> None:
         """`weights` are float32, with the shapes of `weight_shapes`.
 
-        `dtype` is the format of products: bfloat16 or float32. Norms, sums and the blocks' outputs are always float32.
+        `dtype` is the format of products: 16-bit or float32. Norms, sums and the blocks' outputs are always float32.
         """
         eps = sizes.layer_norm_eps
         self._dtype = dtype
@@ -142,8 +142,8 @@ class Hubert:
 
     def __call__(self, waves: Sequence[Tensor], num_blocks: int | None = None) -> list[Tensor]:
         """Output (frames, hidden_size) of block `num_blocks`, or the last, for each clip (num_samples,)."""
-        frames = torch.tensor([num_content_frames(len(wave)) for wave in waves])
-        is_own = (torch.arange(int(frames.max())) < frames[:, None]).to(waves[0].device)
+        counts = [num_content_frames(len(wave)) for wave in waves]
+        is_own = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).to(waves[0].device)
         x = self._extract_features(waves, is_own.shape[1])
         x = self._projection(self._projection_norm(x)).float()
         x = torch.where(is_own.unsqueeze(-1), x, 0.0)  # for the positional convolution, beyond each clip's end
@@ -151,7 +151,7 @@ class Hubert:
         keys = is_own[:, None, None, :]
         for block in self._blocks[:num_blocks]:
             x = block(x, keys)
-        return [clip[:count] for clip, count in zip(x, frames.tolist(), strict=True)]
+        return [clip[:count] for clip, count in zip(x, counts, strict=True)]
 
     def _extract_features(self, waves: Sequence[Tensor], frames: int) -> Tensor:
         """Output of the convolutions, zero beyond a clip's own frames: (clips, frames, channels).

@@ -7,6 +7,7 @@ import numpy as np
 import scipy.io.wavfile
 import torch
 
+from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.compute.parallel import map_ordered
 from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
@@ -60,7 +61,9 @@ def run(
             for done, without_features in enumerate(map_ordered(work, batches, threads_per_call, report.check_stop)):
                 left_out += without_features
                 report.progress(done, len(batches))
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise GpuOutOfMemory(
             f"the device has too little free memory for the content encoder ({encoder.name}); close other programs "
             "that use it, or run on the CPU"
@@ -80,12 +83,15 @@ def write_mute(workspace: Workspace, config: TrainingConfig, machine: Machine, d
 
 
 def _dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
-    """Format of the encoder's products: bfloat16 where it is native to the device, unless the config has float32.
+    """Format of the encoder's products: float16 on a GPU, as in RVC, bfloat16 on a CPU that multiplies it.
 
-    Not part of the fingerprint: the difference is too small to be audible in a voice, and a run that resumes on another
-    kind of machine keeps its features.
+    float32 where the training has it. Not part of the fingerprint: the difference is too small to be audible in a
+    voice, and a run that resumes on another kind of machine keeps its features.
     """
-    return torch.bfloat16 if Precision.choose(config.precision, device).name == "bf16" else torch.float32
+    name = Precision.choose(config.precision, device).name
+    if device.type == "cpu":
+        return torch.bfloat16 if name == "bf16" else torch.float32
+    return torch.float32 if name == "fp32" else torch.float16
 
 
 def fingerprint_parts(config: TrainingConfig, machine: Machine) -> list[str]:

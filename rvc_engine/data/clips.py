@@ -196,8 +196,13 @@ def _load_pitch(path: Path | None, frames: int, dtype: type) -> Tensor | None:
     return None if path is None else torch.from_numpy(np.load(path)[:frames].astype(dtype))
 
 
-def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The clips of each batch of an epoch: every clip exactly once, in an order that depends only on seed and epoch."""
+def epoch_batches(
+    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, *, fills_last: bool = False
+) -> list[list[int]]:
+    """The clips of each batch of an epoch: every clip exactly once, in an order that depends only on seed and epoch.
+
+    With `fills_last` a smaller last batch is filled up with other clips of the epoch, as in RVC.
+    """
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     rng.shuffle(order)
@@ -207,5 +212,8 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
     for start in range(0, len(order), pool_size):
         pool = sorted(order[start : start + pool_size], key=lambda clip: lengths[clip])
         batches += [pool[n : n + batch_size] for n in range(0, len(pool), batch_size)]
+    if fills_last and len(batches) > 1:
+        others = [clip for clip in order if clip not in batches[-1]]
+        batches[-1] += others[: batch_size - len(batches[-1])]
     rng.shuffle(batches)
     return batches

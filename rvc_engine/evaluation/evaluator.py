@@ -186,12 +186,13 @@ class Evaluator:
         return sum(window.frames for window in self.windows)
 
     def estimate_seconds(self, model: Synthesizer) -> float:
-        """Estimated duration of an evaluation, from rendering half a second."""
+        """Estimated duration of an evaluation, from rendering half a second; a rendering before loads its kernels."""
         frames = min(TRIAL_FRAMES, self.windows[0].frames)
         inputs = self.windows[0].conversion.first(frames, self._hparams.hop_length)
-        started = time.monotonic()
         with eval_mode(model):
             float(model.infer(*inputs).sum())  # reading the sum waits for the device
+            started = time.monotonic()
+            float(model.infer(*inputs).sum())
         return (time.monotonic() - started) / frames * self.num_frames * EVAL_OVERHEAD
 
     def evaluate(self, model: Synthesizer) -> Evaluation:

@@ -33,7 +33,11 @@ def run_fp32(layer: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
 
 
 class Backend:
-    """PyTorch's own calls, in the format that autocast gives them: for GPUs, and for graphs that other programs run."""
+    """PyTorch's own calls, in the format that autocast gives them: for GPUs, and for graphs that other programs run.
+
+    In bfloat16 the layers that are sensitive to rounding run in float32, as on a CPU: without that the gradients of G
+    and D turn by up to 10 degrees. float16 has 8 times finer steps and does not need it (`benchmarks/RESULTS.md`).
+    """
 
     def conv1d(
         self, x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, dilation: int, groups: int
@@ -50,19 +54,19 @@ class Backend:
         return y if slope is None else F.leaky_relu(y, slope, inplace=True)
 
     def run_sensitive(self, layer: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
-        """Run a layer that is sensitive to rounding; float32 is assumed to cost too much on a GPU."""
-        return layer(x, *others)
+        """Run a layer that is sensitive to rounding: in float32 where autocast would round to bfloat16."""
+        return run_fp32(layer, x, *others) if _computes_bf16(x.device.type) else layer(x, *others)
 
     def residual_sum(self, x: Tensor) -> Tensor:
-        """A tensor in the format that residuals are added to it in."""
-        return x
+        """A tensor in the format that residuals are added to it in: float32 instead of bfloat16."""
+        return x.float() if x.dtype == torch.bfloat16 else x
 
     def cached_weight(self, weight: Tensor, dtype: torch.dtype | None, keep_fp32: bool) -> Tensor:
         """A convolution's weight in a 16-bit format, or (None) its own, laid out for its passes.
 
         `keep_fp32` marks weights of layers that `run_sensitive` runs.
         """
-        return weight.to(dtype or weight.dtype)
+        return weight if keep_fp32 and dtype == torch.bfloat16 else weight.to(dtype or weight.dtype)
 
 
 class CpuBackend(Backend):
@@ -81,7 +85,7 @@ class CpuBackend(Backend):
         self, x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, dilation: int, groups: int
     ) -> Tensor:
         """See `Backend.conv1d`. The result is channels last in memory where that is faster."""
-        if groups == 1 and _computes_bf16():
+        if groups == 1 and _computes_bf16("cpu"):
             return conv1d_channels_last(x, weight, bias, stride, padding, dilation, torch.bfloat16)
         if groups == 1 and self.prefers_channels_last(x, weight, dilation):
             return conv1d_channels_last(x, weight, bias, stride, padding, dilation, x.dtype)
@@ -92,7 +96,7 @@ class CpuBackend(Backend):
 
         But for a few frames, for which oneDNN's convolution in that layout is wrong on CPUs with AMX (3.12).
         """
-        if _computes_bf16() and x.shape[2] > stride:
+        if _computes_bf16("cpu") and x.shape[2] > stride:
             return PeriodConvolution.apply(x, weight, bias, stride, padding, slope, torch.bfloat16)
         return super().conv2d(x, weight, bias, stride, padding, slope)
 
@@ -154,9 +158,9 @@ def use_backend(model: nn.Module, backend: Backend) -> None:
             module.backend = backend
 
 
-def _computes_bf16() -> bool:
+def _computes_bf16(device_type: str) -> bool:
     """Whether autocast is on, with bfloat16 as its format."""
-    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type) == torch.bfloat16
 
 
 def conv1d_channels_last(

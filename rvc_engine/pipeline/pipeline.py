@@ -13,6 +13,7 @@ from rvc_engine.card.making import BASE_OF_A_PAIR, Recordings, write_card
 from rvc_engine.checkpoints.pairs import is_begun
 from rvc_engine.checkpoints.recovery import RecoveryStore
 from rvc_engine.compute.device import open_devices
+from rvc_engine.compute.precision import use_tf32
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content import stage as content_stage
 from rvc_engine.data import speakers
@@ -134,6 +135,8 @@ class _Run:
         self.report, self.is_stopping = report, is_stopping
         self.devices = open_devices(machine)
         self.device = self.devices[0]
+        if self.device.type == "cuda":
+            use_tf32(config.tf32)  # for pitch and content too
         if machine.device == "auto" and self.device.type == "cpu" and (advice := gpu_advice()) is not None:
             report(Warned(message=advice))
         self.cache = StageCache(machine.cache_folder) if machine.cache_folder is not None else None

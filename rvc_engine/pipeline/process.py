@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -16,9 +17,10 @@ from types import FrameType
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.environment.processes import on_end_of_input, on_stop_signals
-from rvc_engine.errors import DiskFull, EngineError, FailureCode, StopRequested
+from rvc_engine.errors import DiskFull, EngineError, FailureCode, GraphsFailed, StopRequested
 from rvc_engine.events import (
     EXIT_FAILED,
+    EXIT_RESTART,
     EXIT_STOPPED,
     EXIT_SUCCEEDED,
     Event,
@@ -26,12 +28,15 @@ from rvc_engine.events import (
     Log,
     Stopped,
     Succeeded,
+    Warned,
     format_event,
 )
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 from rvc_engine.pipeline.tensorboard_log import tensorboard_log
 from rvc_engine.reporting import Report
+from rvc_engine.training.cuda_graphs import GRAPHS_VARIABLE
+from rvc_engine.training.micro_batches import free_cached_memory
 from rvc_engine.translation.program_errors import describe_os_error
 from rvc_engine.workspace.disk import check_spelling, check_writable
 from rvc_engine.workspace.layout import Workspace
@@ -113,6 +118,8 @@ def run_engine(
 ) -> int:
     """Make the voice and return the exit code; errors of the run become a `Failed` event, and none is raised.
 
+    EXIT_RESTART is for `restart`, once the caller has closed its files.
+
     `prepare`: called once the workspace is locked and before any work; returns the configuration to run with.
     """
     try:
@@ -125,7 +132,7 @@ def run_engine(
         report(Stopped(message="stopped as requested; start the run again to resume from here"))
         return EXIT_STOPPED
     except EngineError as error:
-        return _failed(report, error.code, str(error))
+        return _engine_failed(report, error)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             return _failed(report, DiskFull.code, f"the disk is full ({error}); free some space and start again")
@@ -139,6 +146,34 @@ def run_engine(
     else:
         report(Succeeded(message=f"the index of {workspace.voice} is ready in {workspace.weights}"))
     return EXIT_SUCCEEDED
+
+
+def restart() -> int:
+    """Run this program again in a new process, without CUDA graphs; returns its exit code on Windows alone.
+
+    Elsewhere the new program takes the place of this one, with its process id, input and output. What this one holds of
+    a GPU is freed either way before much is needed of it: on Windows as far as PyTorch can.
+    """
+    command, environment = [sys.executable, *sys.orig_argv[1:]], {**os.environ, GRAPHS_VARIABLE: "off"}
+    free_cached_memory()
+    sys.stdout.flush()
+    if os.name != "nt":
+        os.execve(sys.executable, command, environment)  # noqa: S606 - our own command line
+    return subprocess.call(command, env=environment)
+
+
+def _engine_failed(report: Report, error: EngineError) -> int:
+    """Report a run's own error, which is no end of it where only graphs failed."""
+    if not isinstance(error, GraphsFailed):
+        return _failed(report, error.code, str(error))
+    report(Log(level="debug", message=str(error)))
+    report(
+        Warned(
+            message="CUDA graphs cannot be used here; the engine starts again without them and goes on from its last "
+            "checkpoint"
+        )
+    )
+    return EXIT_RESTART
 
 
 def _failed(report: Report, code: FailureCode, message: str, error: Exception | None = None) -> int:

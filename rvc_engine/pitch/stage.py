@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io.wavfile
-import torch
 from numpy.typing import NDArray
 
+from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.compute.parallel import map_ordered
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import GpuOutOfMemory
@@ -71,7 +71,9 @@ def _estimate(estimator: PitchEstimator, workspace: Workspace, batch: list[Path]
 def _translating_out_of_memory(name: str) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise GpuOutOfMemory(
             f"the device has too little free memory for the pitch estimator ({name}); close other programs that use "
             "it, choose a smaller estimator such as pitch=swift, or run on the CPU"

@@ -44,7 +44,10 @@ class GlobalBatch:
 
 
 class BatchSampler:
-    """Batches of an epoch, planned identically on all ranks, with each clip exactly once."""
+    """Batches of an epoch, planned identically on all ranks, with each clip once.
+
+    On a GPU all batches have one size: a few clips come twice.
+    """
 
     def __init__(
         self,
@@ -61,6 +64,8 @@ class BatchSampler:
         self.micro_batch_size, self._seed, self._distributed = micro_batch_size, config.seed, distributed
         self.lengths = [clip.frames for clip in clips]
         self._device = device
+        # A batch of another size would need graphs of its own, and eager steps beside those that are there.
+        self._fills_last = uses_length_buckets(device)
         self._length_buckets = length_buckets(self.lengths) if uses_length_buckets(device) else None
         self.batch_size = micro_batch_size * config.accumulate_steps * distributed.world_size
         """Clips a step."""
@@ -109,7 +114,7 @@ class BatchSampler:
 
     def epoch_batches(self, epoch: int, first: int) -> Iterator[GlobalBatch]:
         """The batches of an epoch, starting with the `first`."""
-        plan = epoch_batches(self.lengths, self.batch_size, self._seed, epoch)[first:]
+        plan = epoch_batches(self.lengths, self.batch_size, self._seed, epoch, fills_last=self._fills_last)[first:]
         shards = [clips[self._distributed.shard(clips)] for clips in plan]
         batches = self._loader.batches([BatchPlan(shard, self._padded_length(shard)) for shard in shards])
         lengths = to_device_tensors(self._device, [[self.lengths[clip] for clip in clips] for clips in plan])
@@ -120,7 +125,9 @@ class BatchSampler:
 
     @property
     def batch_sizes(self) -> set[int]:
-        """The sizes in clips of an epoch's batches: the last may be smaller."""
+        """The sizes in clips of an epoch's batches: the last may be smaller where it is not filled up."""
+        if self._fills_last:
+            return {min(self.batch_size, len(self.lengths))}
         return {min(self.batch_size, len(self.lengths)), len(self.lengths) % self.batch_size or self.batch_size}
 
     @property

@@ -5,13 +5,15 @@ addresses of the capture, so each shape has static buffers. All graphs share one
 another, and none needs what another left behind.
 
 A capture computes nothing, and memory that an eager step holds is not available to the graphs. So the first steps are
-eager, one kernel after another, until libraries have initialised and each batch size has occurred. Then the longest
-shape is captured first: the shorter ones fit into its memory. When a capture fails, all steps stay eager.
+eager, one kernel after another, until libraries have initialised and each batch size has occurred. Then the largest
+shape is captured first: the smaller ones fit into its memory. After a failed capture the process must take no further
+step: the engine starts again without graphs, from a checkpoint that was saved before the first capture.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -20,14 +22,23 @@ import torch
 
 from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.out_of_memory import is_out_of_memory
-from rvc_engine.training.micro_batches import MicroBatcher, free_cached_memory
-from rvc_engine.training.step import StepInputs, StepResult, reset_scalers, training_step
+from rvc_engine.config import TrainingConfig
+from rvc_engine.errors import GraphsFailed
+from rvc_engine.training.micro_batches import MicroBatcher
+from rvc_engine.training.step import StepInputs, StepResult, training_step
 
 WARM_UP_STEPS = 3
 MAX_WARM_UP_STEPS = 100
-"""After so many eager steps, captures no longer wait for an epoch's smaller last batch."""
+"""After so many eager steps, captures no longer wait for a batch size that has not occurred."""
+GRAPHS_VARIABLE = "RVC_ENGINE_GRAPHS"
+"""Environment variable of an engine that starts again after a failed capture: with `off` it uses none."""
 
 Step = Callable[[], StepResult]
+
+
+def are_enabled(config: TrainingConfig) -> bool:
+    """Whether a run may use graphs: by its configuration, and unless a capture has failed before."""
+    return config.graphs == "auto" and os.environ.get(GRAPHS_VARIABLE) != "off"
 
 
 class GraphShape(NamedTuple):
@@ -45,22 +56,25 @@ class CapturePolicy:
 
     def __init__(self, max_frames: int, batch_sizes: Collection[int]) -> None:
         self._max_frames, self._batch_sizes = max_frames, frozenset(batch_sizes)
-        self._eager_steps: Counter[tuple[int, int]] = Counter()
-        """Eager steps by clips and micro-batch size. Assumed, not measured: a new length initialises nothing."""
+        self._eager_steps: Counter[GraphShape] = Counter()
 
     def count_eager_step(self, shape: GraphShape) -> None:
         """Count an eager step of a shape."""
-        self._eager_steps[shape.clips, shape.micro_batch_size] += 1
+        self._eager_steps[shape] += 1
 
     def is_due(self, shape: GraphShape, *, is_first: bool) -> bool:
-        """Whether to capture a shape now; `is_first`: no other is captured yet."""
-        if not self._eager_steps[shape.clips, shape.micro_batch_size]:
+        """Whether to capture a shape now; `is_first`: no other is captured yet.
+
+        cuDNN chooses its algorithms by shape, and loads them when it does: so each shape has an eager step before.
+        """
+        if not self._eager_steps[shape]:
             return False
         if not is_first:
             return True
-        num_steps, sizes_seen = self._eager_steps.total(), {clips for clips, _ in self._eager_steps}
+        num_steps, sizes_seen = self._eager_steps.total(), {each.clips for each in self._eager_steps}
         is_warm = num_steps >= WARM_UP_STEPS and (self._batch_sizes <= sizes_seen or num_steps >= MAX_WARM_UP_STEPS)
-        return is_warm and shape.frames == self._max_frames
+        is_largest = shape.frames == self._max_frames and shape.clips == max(sizes_seen)
+        return is_warm and is_largest
 
 
 class Capturer(Protocol):
@@ -86,9 +100,11 @@ class CudaGraphCapturer:
         """Run on the captures' stream: gradients are bound to the stream they were first computed on."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            yield
-        current.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            current.wait_stream(self._stream)
 
     def capture(self, step: Step) -> Step:
         """Capture `step` as a graph. Waits for the device and frees its cached memory."""
@@ -123,6 +139,9 @@ class CapturedStep:
         # Without retries: a graph has the memory that it needs, or there is none.
         micro_batcher = MicroBatcher(micro_batch_size, halves=False)
         step = partial(training_step, state, buffers.batch, buffers.starts, buffers.noise, None, micro_batcher)
+        # Gradients of eager steps would keep their memory beside the graphs', which have their own.
+        state.generator_optimizer.zero_grad()
+        state.discriminator_optimizer.zero_grad()
         with _capturable_optimizers(state):
             return cls(buffers, capturer.capture(step))
 
@@ -149,26 +168,28 @@ class GraphedSteps:
         capturer: Capturer,
         max_frames: int,
         batch_sizes: Collection[int],
-        log: Callable[[str], None],
+        save: Callable[[], None] = lambda: None,
     ) -> None:
         """`max_frames`: padded length of the longest clip; `batch_sizes`: sizes in clips of all batches of the run.
 
-        `log` gets one message when graphs cannot be used.
+        `save` is called before the first capture, after which a run may not go on in this process.
         """
-        self._state, self._capturer, self._log = state, capturer, log
+        self._state, self._capturer, self._save = state, capturer, save
         self._policy = CapturePolicy(max_frames, batch_sizes)
         self._graphs: dict[GraphShape, CapturedStep] = {}
-        self._is_enabled = True
 
     def replay(self, inputs: StepInputs, limit: int) -> StepResult | None:
         """Take a step of both models from the graph of its shape, with at most `limit` clips in a micro-batch.
 
         The graph is captured first if that is due. Without a graph this returns None, and the caller takes the step
-        eagerly within `warm_up`. The result is overwritten by the next replay.
+        eagerly within `warm_up`. The result is overwritten by the next replay. Raises GraphsFailed, after which the
+        process must take no further step.
         """
         shape = GraphShape(inputs.num_clips, inputs.batch.spec.shape[2], min(inputs.num_clips, limit))
-        if shape not in self._graphs and self._is_enabled and self._policy.is_due(shape, is_first=not self._graphs):
-            self._try_capture(shape, inputs)
+        if shape not in self._graphs and self._policy.is_due(shape, is_first=not self._graphs):
+            if not self._graphs:
+                self._save()
+            self._graphs[shape] = self._capture(shape, inputs)
         graph = self._graphs.get(shape)
         if graph is None:
             self._policy.count_eager_step(shape)
@@ -178,23 +199,27 @@ class GraphedSteps:
 
     def warm_up(self) -> AbstractContextManager[None]:
         """Context for an eager step."""
-        return self._capturer.warm_up() if self._is_enabled else nullcontext()
+        return self._capturer.warm_up()
 
-    def _try_capture(self, shape: GraphShape, inputs: StepInputs) -> None:
+    def release(self) -> bool:
+        """Free the graphs' memory, for an eager step that does not fit beside it; False where there are none.
+
+        They are captured again when their shapes recur, and that of the eager step with them.
+        """
+        has_graphs = bool(self._graphs)
+        self._graphs.clear()
+        return has_graphs
+
+    def _capture(self, shape: GraphShape, inputs: StepInputs) -> CapturedStep:
         try:
-            self._graphs[shape] = CapturedStep.capture(self._state, self._capturer, inputs, shape.micro_batch_size)
+            return CapturedStep.capture(self._state, self._capturer, inputs, shape.micro_batch_size)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             if is_out_of_memory(error):
                 reason = "the device does not have enough memory for them"
-        else:
-            return
-        self._disable(reason)  # outside the handler: the error's traceback keeps the captured tensors alive
-
-    def _disable(self, reason: str) -> None:
-        """Free the graphs and leave the train state ready for eager steps."""
-        self._is_enabled = False
-        self._graphs.clear()
-        reset_scalers(self._state)
-        free_cached_memory()
-        self._log(f"training continues without CUDA graphs, one kernel after another: {reason}")
+        # PyTorch cannot be trusted after a failed capture: its allocator may stay in the mode of captures, in which it
+        # neither returns memory nor retries, and the memory of the graphs stays reserved until the process ends.
+        raise GraphsFailed(
+            f"training cannot go on with CUDA graphs ({reason}); start the run again with graphs=off, and it goes on "
+            "from its last checkpoint, one kernel after another"
+        )

@@ -56,7 +56,7 @@ class AsyncMetricReader(Generic[T]):
                 self._steps.popleft().synchronize()
 
     def _record_event(self) -> torch.cuda.Event:
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call] # a waiting thread sleeps
         event.record(torch.cuda.current_stream(self._device))
         return event
 

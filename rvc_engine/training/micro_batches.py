@@ -30,6 +30,8 @@ class MicroBatcher:
     ) -> None:
         """`limit` clips at most in a micro-batch; `halves=False` raises the out-of-memory error instead."""
         self.limit, self.distributed, self._warn, self._halves = limit, distributed, warn, halves
+        self.release: Callable[[], bool] = lambda: False
+        """Frees memory that is held beside a step, which is then repeated as it was; False where there is none."""
 
     @contextmanager
     def synchronized(self) -> Iterator[None]:
@@ -59,8 +61,12 @@ class MicroBatcher:
     def halve(self, num_clips: int) -> None:
         """Halve the limit for good and free cached memory; `num_clips` is the size of the global batch.
 
-        Raises GpuOutOfMemory when a micro-batch was a single clip already.
+        Where other memory can be released, such as that of graphs, the limit stays. Raises GpuOutOfMemory when a
+        micro-batch was a single clip already.
         """
+        if self.release():
+            free_cached_memory()
+            return
         clips = min(self.limit, self.distributed.max_shard_size(num_clips))
         if clips == 1:
             raise GpuOutOfMemory(

@@ -5,6 +5,8 @@ passes the generator once for both halves; several pass it twice, because only o
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,7 +23,7 @@ from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models import losses
 from rvc_engine.models.losses import mel_distance
 from rvc_engine.models.synthesizer import Noise, SynthesizerOutput, cut_segments
-from rvc_engine.models.weight_norm import cached_weights
+from rvc_engine.models.weight_norm import cached_weights, cast_at_once
 from rvc_engine.training.micro_batches import MicroBatcher
 
 
@@ -90,7 +92,7 @@ class StepInputs:
             return [self]
         # On a GPU all have the whole batch's padding: reading the lengths would wait for the device.
         lengths, padded = self.batch.lengths, self.batch.spec.shape[2]
-        frames = [padded] * self.num_clips if lengths.is_cuda else lengths.tolist()
+        frames = lengths.tolist() if lengths.device.type == "cpu" else [padded] * self.num_clips
         edges = [self.num_clips * n // num_micro_batches for n in range(num_micro_batches + 1)]
         return [self._slice(slice(*edge), max(frames[slice(*edge)])) for edge in pairwise(edges)]
 
@@ -166,7 +168,7 @@ def training_step(
             if grad_norm_d is None:  # else a retry: D has taken its step
                 with micro_batcher.synchronized():
                     if len(micro_batches) == 1:
-                        with state.precision.autocast():
+                        with training_pass(state, state.synthesizer):
                             output = state.synthesizer(*micro_batches[0].forward_arguments)
                     d_loss = discriminator_backward(state, micro_batches, output, totals)
                     flat = distributed.flatten_gradients(state.discriminators, d_loss)
@@ -189,6 +191,18 @@ def training_step(
         micro_batcher.halve(totals.num_clips)
 
 
+@contextmanager
+def training_pass(state: GanTrainState, model: nn.Module) -> Iterator[None]:
+    """Context of a model's forward pass with gradients, in the state's number format."""
+    casts_at_once = (
+        state.precision.name == "fp16"  # in bfloat16 some layers are in float32
+        and state.device.type != "cpu"
+        and not state.checkpoints_activations
+    )
+    with state.precision.autocast(), cast_at_once(model, torch.float16) if casts_at_once else nullcontext():
+        yield
+
+
 def discriminator_backward(
     state: GanTrainState, micro_batches: list[StepInputs], output: SynthesizerOutput | None, totals: BatchTotals
 ) -> Tensor:
@@ -201,7 +215,7 @@ def discriminator_backward(
     for micro_batch in micro_batches:
         with state.precision.autocast():
             fake = state.synthesizer.generate(*micro_batch.generate_arguments) if output is None else output.wave
-        with state.precision.autocast():
+        with training_pass(state, state.discriminators):
             outputs = state.discriminators(torch.cat([micro_batch.real_segments(state.hparams), fake.detach()]))
         scores = [score.chunk(2) for score, _ in outputs]
         micro_batch_loss = losses.discriminator_loss(scores) * (micro_batch.num_clips / totals.num_clips)
@@ -217,6 +231,8 @@ def generator_backward(
 
     Returns the weighted losses (4,): adversarial, feature matching, mel, KL.
     """
+    if state.device.type != "cpu":  # where memory is short: this half has no use for D's gradients
+        state.discriminator_optimizer.zero_grad()
     zero_grad_and_init(state.generator_optimizer)
     sums = state.zeros(4)
     state.discriminators.requires_grad_(False)
@@ -234,8 +250,8 @@ def _micro_batch_backward(
 ) -> Tensor:
     """Add a micro-batch's part to G's gradients. Returns its part of the four weighted losses (4,)."""
     hparams, share = state.hparams, micro_batch.num_clips / totals.num_clips
-    with state.precision.autocast():
-        if output is None:
+    if output is None:
+        with training_pass(state, state.synthesizer):
             output = state.synthesizer(*micro_batch.forward_arguments)
     with state.precision.autocast():
         with torch.no_grad():

@@ -23,6 +23,7 @@ from rvc_engine.checkpoints.retention import SaveRegistry
 from rvc_engine.checkpoints.step_numbers import step_above
 from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress, completed_epochs
 from rvc_engine.compute.accelerators import has_graphs
+from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.compute.precision import Precision, use_tf32
 from rvc_engine.compute.process_group import SINGLE_PROCESS, DistributedContext
 from rvc_engine.config import TrainingConfig
@@ -37,7 +38,7 @@ from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.reporting import StageReport
 from rvc_engine.training.batch_sampler import BatchSampler, GlobalBatch
-from rvc_engine.training.cuda_graphs import CudaGraphCapturer, GraphedSteps
+from rvc_engine.training.cuda_graphs import CudaGraphCapturer, GraphedSteps, are_enabled
 from rvc_engine.training.micro_batches import free_cached_memory
 from rvc_engine.training.progress import NotFinite, ProgressReporter, finite_values
 from rvc_engine.training.saver import CheckpointSaver
@@ -73,8 +74,9 @@ def run(
 ) -> TrainProgress:
     """Train until the last epoch or `max_train_seconds`; the result is the newest recovery checkpoint.
 
-    Every rank calls this; rank 0 writes and reports. Raises StopRequested after saving a checkpoint when the run
-    was asked to stop, Diverged, GpuOutOfMemory, DiskFull, IncompatibleCheckpoint, InvalidDataset, WorkspaceBusy.
+    Every rank calls this; rank 0 writes and reports. Raises StopRequested after saving a checkpoint when the run was
+    asked to stop, Diverged, GpuOutOfMemory, GraphsFailed, DiskFull, IncompatibleCheckpoint, InvalidDataset,
+    WorkspaceBusy.
     """
     if device.type == "cuda":
         use_tf32(config.tf32)
@@ -87,7 +89,9 @@ def run(
                 trainer = _Trainer(workspace, config, device, base, parts, store, checkpointer, report, distributed)
                 trainer.load()
                 return trainer.train()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise GpuOutOfMemory(
                 "the device does not have enough memory for the models themselves; close other programs that use it, "
                 "or use a smaller width"
@@ -188,6 +192,7 @@ class _Trainer:
         if self.evaluation is not None:
             self.evaluation.start(progress)
         self.graphs = self._graphed_steps()
+        self.sampler.micro_batcher.release = lambda: self.graphs is not None and self.graphs.release()
         self.started = time.monotonic() - progress.seconds
         self.schedule.start_checkpoint_interval()
         self.saved_step = progress.step
@@ -197,11 +202,22 @@ class _Trainer:
     def _graphed_steps(self) -> GraphedSteps | None:
         if not has_graphs(self.device):
             return None
+        if not are_enabled(self.config):
+            self.report.log("training runs without CUDA graphs, one kernel after another")
+            return None
         if self.distributed.world_size > 1:
             self.report.log("several processes train without CUDA graphs, one kernel after another")
             return None
         capturer = CudaGraphCapturer(self.device)
-        return GraphedSteps(self.state, capturer, self.sampler.max_frames, self.sampler.batch_sizes, self.report.log)
+        return GraphedSteps(
+            self.state, capturer, self.sampler.max_frames, self.sampler.batch_sizes, self._save_before_graphs
+        )
+
+    def _save_before_graphs(self) -> None:
+        """Save a checkpoint, and wait for it: after a failed capture the engine starts again from there."""
+        if self.saved_step != self.progress.step:
+            self._checkpoint()
+        self.checkpointer.wait()
 
     def _fresh_state(self) -> GanTrainState:
         """A fresh train state, the same on every call and rank."""

@@ -182,7 +182,7 @@ class Event(Table, table=True):
     attempt: int = 0
     created_at: datetime = Field(sa_type=UtcDateTime)
     position: int | None = Field(default=None, sa_type=sa.BigInteger)
-    """Place of its transaction in the order of all jobs' events; None for events before schema 0031."""
+    """Place of its transaction in the order of all jobs' events; None for events before schema 0029."""
 
 
 class EventCounter(Table, table=True):

@@ -13,7 +13,8 @@ import scipy.ndimage
 import torch
 from numpy.typing import NDArray
 
-from rvc_engine.compute.device import open_device
+from rvc_engine.compute.accelerators import memory_of
+from rvc_engine.compute.device import first_device
 from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import HOP_LENGTH, MAX_HZ, MIN_HZ, fit_length, num_frames
 from rvc_engine.pitch.neural.crepe_model import WINDOW, Crepe, Kind, normalize
@@ -23,6 +24,17 @@ from rvc_engine.pitch.neural.viterbi import viterbi_path
 
 THRESHOLD = 0.1
 """Activation from which a frame is voiced, as in Applio."""
+
+
+MIN_WINDOWS, MAX_WINDOWS = 256, 4096
+"""Limits of the windows in a batch: 2.6 s and 41 s of sound."""
+MEMORY_FRACTION = 0.25
+"""Share of a device's free memory for a batch; cuDNN's workspaces take about as much again."""
+
+
+def windows_that_fit(window_bytes: int, free_bytes: int) -> int:
+    """Number of windows in a batch, for so much free memory of the device."""
+    return max(MIN_WINDOWS, min(MAX_WINDOWS, int(MEMORY_FRACTION * free_bytes) // window_bytes))
 
 
 class CrepeEstimator:
@@ -36,14 +48,14 @@ class CrepeEstimator:
         # the full model takes half a gigabyte for its windows
         self.threads_per_call = (4 if model.kind == "crepe" else 1) if is_cpu else None
         self.batch_size = 1 if model.kind == "crepe" and is_cpu else 8
-        self._batch_windows = 256 if is_cpu else 4096
+        self._batch_windows = MIN_WINDOWS if is_cpu else windows_that_fit(model.window_bytes, memory_of(device)[0])
 
     @classmethod
     def from_published(cls, kind: Kind, machine: Machine) -> "CrepeEstimator":
         """Load published weights. Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a missing device."""
         model = Crepe(kind)
         load_published(model, kind, machine, model.convert_published_weights)
-        return cls(model, open_device(machine))
+        return cls(model, first_device(machine))
 
     @torch.inference_mode()
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:

@@ -46,6 +46,11 @@ class Crepe(nn.Module):
         self.num_convs = len(_WIDTHS[kind])
         self.classifier = nn.Linear(4 * before, NUM_BINS)
 
+    @property
+    def window_bytes(self) -> int:
+        """Most memory of one window's activations: the first convolution's result, in three copies of 256 samples."""
+        return 3 * 4 * 256 * _WIDTHS[self.kind][0]
+
     @staticmethod
     def convert_published_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Convert a published file's tensors to this model's shapes: drop the kernels' second dimension, which is 1."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rvc_engine.compute.device import open_device
+from rvc_engine.compute.device import first_device
 from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import fit_length, num_frames
 from rvc_engine.pitch.neural.fcpe_model import Fcpe, log_mel
@@ -37,7 +37,7 @@ class FcpeEstimator:
         """Load published weights. Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a missing device."""
         model = Fcpe()
         load_published(model, "fcpe", machine, lambda file: file["model"])
-        return cls(model, open_device(machine))
+        return cls(model, first_device(machine))
 
     @torch.inference_mode()
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:

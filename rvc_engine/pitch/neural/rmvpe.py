@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rvc_engine.compute.device import open_device
+from rvc_engine.compute.device import first_device
 from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import HOP_LENGTH, fit_length, num_frames
 from rvc_engine.pitch.neural.published import load_published
@@ -40,7 +40,7 @@ class RmvpeEstimator:
         """Load published weights. Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a missing device."""
         model = Rmvpe()
         load_published(model, "rmvpe", machine)  # float16 in the file, float32 here
-        return cls(model, open_device(machine))
+        return cls(model, first_device(machine))
 
     @torch.inference_mode()
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:

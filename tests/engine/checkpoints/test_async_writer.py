@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,6 +106,31 @@ def test_without_memory_for_a_copy_it_is_written_at_once(
     saver.submit({"a": torch.zeros(1)}, disk.write, finished.append)
     assert finished == [1]
     assert disk.threads == [threading.get_ident()]
+
+
+def test_copies_of_many_tensors_lie_in_a_few_blocks_and_are_files_of_their_own(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def allocate(count: int) -> Tensor:
+        sizes.append(count)
+        return torch.empty(count, dtype=torch.uint8)
+
+    tree = {
+        "many": [torch.full((3, n), float(n)) for n in range(500)],
+        "half": torch.arange(7, dtype=torch.bfloat16),
+        "step": torch.tensor(5),
+        "large": torch.ones(async_writer.BLOCK_BYTES // 4 + 1),
+    }
+    copied = async_writer._copy_tensors(tree, async_writer.StagingMemory(allocate).copy)
+    assert sizes == [async_writer.BLOCK_BYTES, async_writer.BLOCK_BYTES + 4]
+    for path in ("plain", "staged"):
+        torch.save(tree if path == "plain" else copied, tmp_path / path)
+    assert abs((tmp_path / "plain").stat().st_size - (tmp_path / "staged").stat().st_size) < 100_000
+    read = torch.load(tmp_path / "staged", weights_only=True)
+    assert all(torch.equal(one, other) for one, other in zip(read["many"], tree["many"], strict=True))
+    assert torch.equal(read["half"], tree["half"])
+    assert (int(read["step"]), read["step"].shape) == (5, ())
+    assert torch.equal(read["large"], tree["large"])
 
 
 @pytest.mark.gpu

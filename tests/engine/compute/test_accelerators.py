@@ -8,9 +8,11 @@ import torch
 
 from rvc_engine.cli.machine_report import machine_report
 from rvc_engine.compute import accelerators
-from rvc_engine.compute.device import open_device, open_devices
+from rvc_engine.compute.device import first_device, open_device, open_devices
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.compute.precision import Precision
+from rvc_engine.config import TrainingConfig
+from rvc_engine.content import stage as content_stage
 from rvc_engine.errors import InvalidConfig
 from rvc_engine.machine import Machine
 from rvc_engine.models import decoder
@@ -25,6 +27,7 @@ class Fakes:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._patch = monkeypatch
+        self._patch.setattr(torch.cuda, "set_device", lambda _: None)
         self.count("cuda", 0)
         self.count("xpu", 0)
         self.count("mps", 0)
@@ -35,11 +38,12 @@ class Fakes:
         else:
             self._patch.setattr(getattr(torch, kind), "device_count", lambda: number)
 
-    def nvidia(self, capability: tuple[int, int] = (8, 9)) -> None:
+    def nvidia(self, capability: tuple[int, int] = (8, 9), name: str = "NVIDIA GeForce RTX 4070") -> None:
         self.count("cuda", 1)
         self._patch.setattr(torch.version, "hip", None)
         self._patch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-        self._patch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA GeForce RTX 4070")
+        self._patch.setattr(torch.cuda, "get_device_name", lambda _: name)
+        self._patch.setattr(torch.cuda, "set_device", lambda _: None)
         self._patch.setattr(torch.cuda, "mem_get_info", lambda _: (10 * GIB, 12 * GIB))
 
     def amd(self, *, has_bf16: bool = True) -> None:
@@ -66,12 +70,57 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
     return Fakes(monkeypatch)
 
 
-def test_nvidias_gpus_have_graphs_and_the_format_of_their_hardware(fakes: Fakes) -> None:
-    fakes.nvidia((7, 5))
-    assert (Precision.choose("auto", CUDA).name, accelerators.has_graphs(CUDA)) == ("fp16", True)
-    fakes.nvidia((8, 0))
-    assert Precision.choose("auto", CUDA).name == "bf16"
+GENERATIONS = [
+    ("NVIDIA GeForce GTX 1080 Ti", (6, 1), "fp32"),  # Pascal: float16 at 1/64 of float32's speed
+    ("Tesla P100-PCIE-16GB", (6, 0), "fp32"),
+    ("Tesla V100-SXM2-32GB", (7, 0), "fp16"),
+    ("NVIDIA GeForce GTX 1660 SUPER", (7, 5), "fp32"),  # Turing without tensor cores: NaN from float16
+    ("NVIDIA T1000 8GB", (7, 5), "fp32"),
+    ("NVIDIA GeForce MX450", (7, 5), "fp32"),
+    ("NVIDIA GeForce RTX 2080 Ti", (7, 5), "fp16"),
+    ("Tesla T4", (7, 5), "fp16"),
+    ("NVIDIA A100-SXM4-80GB", (8, 0), "fp16"),
+    ("NVIDIA GeForce RTX 3060", (8, 6), "fp16"),
+    ("NVIDIA GeForce RTX 4090", (8, 9), "fp16"),
+    ("NVIDIA H200", (9, 0), "fp16"),
+    ("NVIDIA B200", (10, 0), "fp16"),
+    ("NVIDIA GeForce RTX 5090", (12, 0), "fp16"),
+]
+
+
+@pytest.mark.parametrize(("name", "capability", "number_format"), GENERATIONS, ids=[each[0] for each in GENERATIONS])
+def test_each_generation_of_nvidias_gpus_has_graphs_and_the_format_that_it_trains_well_in(
+    name: str, capability: tuple[int, int], number_format: str, fakes: Fakes
+) -> None:
+    fakes.nvidia(capability, name)
+    assert (Precision.choose("auto", CUDA).name, accelerators.has_graphs(CUDA)) == (number_format, True)
     assert accelerators.memory_of(CUDA) == (10 * GIB, 12 * GIB)
+    expected = torch.float16 if number_format == "fp16" else torch.float32
+    assert content_stage._dtype(TrainingConfig(), CUDA) == expected
+
+
+def test_content_is_as_fine_in_bfloat16_as_rvcs(fakes: Fakes) -> None:
+    fakes.nvidia()
+    assert content_stage._dtype(TrainingConfig(precision="bf16"), CUDA) == torch.float16
+    assert content_stage._dtype(TrainingConfig(precision="bf16"), CPU) == torch.bfloat16
+    assert content_stage._dtype(TrainingConfig(precision="fp16"), CPU) == torch.float32
+
+
+def test_the_named_gpu_is_the_current_one(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A capture waits for the current GPU, and libraries make their contexts on it."""
+    fakes.nvidia()
+    fakes.count("cuda", 3)
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    open_device(Machine(device="cuda:1"))
+    open_devices(Machine(device="cuda:2,cuda:0"))
+    assert current == [torch.device("cuda:1"), torch.device("cuda:2")]
+
+
+def test_a_stage_of_one_device_uses_the_first_of_those_that_train_together(fakes: Fakes) -> None:
+    fakes.count("cuda", 2)
+    assert first_device(Machine(device="cuda:1,cuda:0")) == torch.device("cuda:1")
+    assert first_device(Machine(device="cpu", num_processes=2)) == CPU
 
 
 def test_amds_gpus_are_cuda_devices_without_graphs(fakes: Fakes) -> None:
@@ -152,7 +201,29 @@ def test_the_sine_is_the_same_where_float64_is_left_to_the_cpu(monkeypatch: pyte
     assert torch.equal(source.sine(f0, noise), expected)
 
 
-def test_running_out_of_memory_is_recognized_on_each_kind() -> None:
-    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 17.00 GB)"))
+@pytest.mark.parametrize(
+    "message",
+    [
+        "MPS backend out of memory (MPS allocated: 17.00 GB)",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "HIP error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input.",
+        "GET was unable to find an engine to execute this computation",
+        "cuFFT error: CUFFT_ALLOC_FAILED",
+        "NCCL error in: ProcessGroupNCCL.cpp, unhandled cuda error. Last error:\nCuda failure 2 'out of memory'",
+        "NCCL error, Last error:\nFailed to CUDA malloc 4194304 bytes",
+        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_running_out_of_memory_is_recognized_in_each_librarys_words(message: str) -> None:
+    assert is_out_of_memory(RuntimeError(message))
+
+
+def test_other_errors_are_none_of_memory() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("XPU out of memory"))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))

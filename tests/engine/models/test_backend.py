@@ -1,5 +1,6 @@
 """The CPU's layouts and formats give the numbers of PyTorch's own calls, and gradients stay those of float32."""
 
+from contextlib import nullcontext
 from dataclasses import fields, replace
 
 import pytest
@@ -26,7 +27,7 @@ from rvc_engine.models.backend import (
 )
 from rvc_engine.models.discriminators import Discriminators
 from rvc_engine.models.synthesizer import Noise
-from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d, cached_weights
+from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d, cached_weights, cast_at_once
 from rvc_engine.training.step import training_step
 
 CPU = torch.device("cpu")
@@ -100,14 +101,21 @@ def test_layers_in_bf16_differ_from_float32_by_rounding_alone() -> None:
 
 
 @pytest.mark.parametrize(("keep_fp32", "dtype"), [(True, torch.float32), (False, torch.bfloat16)])
-def test_a_sensitive_layer_is_in_float32_on_a_cpu_and_in_autocasts_format_elsewhere(
+def test_a_sensitive_layer_is_in_float32_instead_of_bfloat16_on_each_device(
     keep_fp32: bool, dtype: torch.dtype
 ) -> None:
     layer = WeightNormConv2d(4, 4, 3, keep_fp32=keep_fp32)
+    x = torch.randn(1, 4, 9, 2)
     with BF16.autocast():
-        assert layer(torch.randn(1, 4, 9, 2)).dtype == dtype
+        assert layer(x).dtype == dtype
         use_backend(layer, PYTORCH)
-        assert layer(torch.randn(1, 4, 9, 2)).dtype == torch.bfloat16
+        assert layer(x).dtype == dtype
+        with torch.no_grad():
+            assert PYTORCH.cached_weight(layer.weight(), torch.bfloat16, keep_fp32).dtype == dtype
+    with Precision("fp16", "cpu").autocast():
+        assert layer(x).dtype == torch.float16
+    assert PYTORCH.residual_sum(x.bfloat16()).dtype == torch.float32
+    assert PYTORCH.residual_sum(x.half()).dtype == torch.float16
 
 
 @pytest.mark.parametrize("dilation", [1, 5])
@@ -186,6 +194,22 @@ def test_cached_weights_give_the_same_scores_and_gradients(name: precision.Forma
     with cached_weights(net, Precision(name, "cpu").dtype):
         cached = scores_and_gradient()
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(cached, fresh, strict=True))
+
+
+def test_weights_cast_at_once_give_the_very_gradients_of_autocast() -> None:
+    torch.manual_seed(0)
+    net = Discriminators("v2", 1 / 8)
+    use_backend(net, PYTORCH)
+    wave, found = 0.1 * torch.randn(1, 1, 1600), []
+    for at_once in (False, True):
+        net.zero_grad()
+        with Precision("fp16", "cpu").autocast(), cast_at_once(net, torch.float16) if at_once else nullcontext():
+            scores = torch.cat([score.float() for score, _ in net(wave)], dim=1)
+        scores.square().sum().backward()
+        found.append([scores.detach(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)])
+    assert len(found[0]) == 1 + len(list(net.parameters()))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+    assert all(layer._cached is None for layer in net.modules() if isinstance(layer, WeightNormConv2d))
 
 
 def test_cached_weights_are_dropped_also_when_memory_runs_out() -> None:

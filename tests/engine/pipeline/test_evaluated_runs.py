@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,6 +192,21 @@ def test_a_run_is_also_evaluated_between_saves_and_with_a_scorer_that_is_install
 @pytest.fixture
 def clips(finished: Workspace) -> Callable[[Hyperparameters], list[ClipFiles]]:
     return lambda hparams: list_clips(finished, hparams)[0][:2]
+
+
+def test_the_loading_of_kernels_at_the_first_rendering_counts_for_no_estimate(
+    clips: Callable[[Hyperparameters], list[ClipFiles]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hparams = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
+    net, delays = Synthesizer(hparams), [0.5, 0.0]
+
+    def infer(*_: object) -> torch.Tensor:
+        time.sleep(delays.pop(0))
+        return torch.zeros(1)
+
+    monkeypatch.setattr(net, "infer", infer)
+    assert Evaluator(clips(hparams), hparams, CPU, SwiftEstimator(1), None).estimate_seconds(net) < 0.5
+    assert not delays
 
 
 @pytest.mark.parametrize("variant", [{}, {"f0": False}])

@@ -56,7 +56,9 @@ def capturer(monkeypatch: pytest.MonkeyPatch) -> _FakeCapturer:
     def graphed_steps(trainer: trainer._Trainer) -> GraphedSteps:
         assert trainer.sampler is not None
         batches = trainer.sampler
-        return GraphedSteps(trainer.state, capturer, batches.max_frames, batches.batch_sizes, trainer.report.log)
+        return GraphedSteps(
+            trainer.state, capturer, batches.max_frames, batches.batch_sizes, trainer._save_before_graphs
+        )
 
     monkeypatch.setattr(batch_sampler, "uses_length_buckets", lambda _: True)
     monkeypatch.setattr(trainer._Trainer, "_graphed_steps", graphed_steps)

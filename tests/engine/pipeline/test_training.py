@@ -131,6 +131,17 @@ def test_every_clip_comes_exactly_once_an_epoch_in_an_order_of_its_own(num_clips
         assert plans[0] != plans[1]
 
 
+@pytest.mark.parametrize(("num_clips", "batch_size"), [(14, 8), (53, 4), (9, 8), (3, 4)])
+def test_a_smaller_last_batch_is_filled_up_with_other_clips_of_the_epoch(num_clips: int, batch_size: int) -> None:
+    lengths = [40 + 7 * n % 300 for n in range(num_clips)]
+    plain = epoch_batches(lengths, batch_size, 1234, 3)
+    filled = epoch_batches(lengths, batch_size, 1234, 3, fills_last=True)
+    assert {len(batch) for batch in filled} == {min(batch_size, num_clips)}
+    assert all(len(set(batch)) == len(batch) for batch in filled)
+    # Otherwise the same: a run that began before goes on with the same batches.
+    assert [batch[: len(other)] for batch, other in zip(filled, plain, strict=True)] == plain
+
+
 def test_training_by_the_clock_takes_whole_steps_and_at_least_eight(make: Make) -> None:
     workspace, events = make(max_train_seconds=0.01, total_epochs=1000)
     assert max(losses(events)) == 8

@@ -5,6 +5,7 @@ in tests/engine/pitch/test_golden_pitch_models.py.
 """
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rvc_engine.errors import GpuOutOfMemory, IncompatibleCheckpoint, InvalidCon
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline.required_weights import check_weights
 from rvc_engine.pitch.estimators import PitchEstimator, create_estimator
-from rvc_engine.pitch.neural.crepe import CrepeEstimator
+from rvc_engine.pitch.neural.crepe import CrepeEstimator, windows_that_fit
 from rvc_engine.pitch.neural.crepe_model import Crepe
 from rvc_engine.pitch.neural.fcpe import FcpeEstimator
 from rvc_engine.pitch.neural.fcpe_model import Fcpe
@@ -240,6 +241,23 @@ def test_missing_praat_is_reported_with_its_licence(tmp_path: Path, monkeypatch:
     for attempt in (check_weights, lambda *_: create_estimator("pm", machine)):
         with pytest.raises(InvalidConfig, match=r"pip install .*\[pm\]'.*GPL-3"):
             attempt(config, machine)
+
+
+@pytest.mark.parametrize("name", ["fcpe", "crepe-tiny"])
+def test_estimators_run_on_the_first_of_the_devices_that_train_together(name: str, publish: Any) -> None:
+    torch.manual_seed(9)
+    content = {
+        "fcpe": lambda: {"model": Fcpe().state_dict()},
+        "crepe-tiny": lambda: Crepe("crepe-tiny").state_dict(),
+    }[name]()
+    machine = replace(publish(name, content), num_processes=2)
+    assert create_estimator(name, machine)._device == CPU  # type: ignore[arg-type, attr-defined]
+
+
+def test_crepes_batches_take_a_quarter_of_the_free_memory() -> None:
+    full = Crepe("crepe").window_bytes
+    assert [windows_that_fit(full, gib * 2**30) for gib in (1, 4, 8, 12, 80)] == [256, 341, 682, 1024, 4096]
+    assert windows_that_fit(Crepe("crepe-tiny").window_bytes, 6 * 2**30) == 4096
 
 
 def test_too_little_memory_on_the_device_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
