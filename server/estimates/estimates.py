@@ -4,11 +4,10 @@ Times come from jobs that succeeded on this server with the same settings, on a 
 job a time is None: unknown.
 """
 
-import heapq
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,17 +17,21 @@ from sqlmodel import Session, col
 from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus, Range
 from server.database.engine import SCHEMA_VERSION
 from server.database.tables import Attempt, Dataset, Job, Worker
-from server.estimates.queue_places import QueuePlaces
-from server.job_store.leases import IS_QUEUED, QUEUE_ORDER
+from server.estimates.queue_places import QueuePlaces, QueueView, Waiting, waiting
+from server.estimates.waits import Bounds, Simulation, Start, needed_numbers
 from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
+from server.scheduling.queue import IS_QUEUED
+from server.scheduling.resources import lacking, parse_needs
 
-Bounds = tuple[float, float]
-MAX_JOBS = 300  # newest measured jobs to compare with, and first queued jobs to simulate
+MAX_JOBS = 300  # newest measured jobs to compare with, and first places in the queue to simulate
 MAX_ATTEMPTS = 10_000  # newest attempts among which measured jobs are looked for
 CACHE_SECONDS = 20.0
 SPREAD = (0.8, 1.3)  # around measured times: machines are shared, and clips differ in length
 _STEP = ("version", "sample_rate", "f0", "width", "batch_size", "accumulate_steps", "precision", "tf32")
-_FORECAST: tuple[Any, ...] = (Job.number, Job.priority, Job.dataset_id, Job.config, Job.progress, Job.eta_seconds)
+_FORECAST: tuple[Any, ...] = (
+    *(Job.number, Job.needs, Job.worker_id, Job.dataset_id, Job.config, Job.progress, Job.eta_seconds),
+)
+_LAST_NUMBER = 2**62  # of a job that is not submitted yet
 _KIND = (*_STEP, "gradient_checkpointing", "pitch", "content", "evaluate")  # settings that decide a job's duration
 _CUTTING = {"slicing": "auto", "slice_seconds": None, "slice_overlap_seconds": None}  # jobs of before lack them
 
@@ -39,6 +42,8 @@ class JobForecast:
 
     starts_in: Range | None = None
     eta: Range | None = None
+    lacking: Sequence[str] = ()
+    """Reasons why none of the present workers could ever take it."""
 
 
 @dataclass(frozen=True)
@@ -83,43 +88,51 @@ class Estimator:
         return [job for job in self._measured.get(_kind(config), ()) if not devices or job.device_name in devices]
 
     def forecasts(
-        self, session: Session, jobs: Sequence[Job], now: datetime, places: Mapping[int | None, int]
+        self, session: Session, jobs: Sequence[Job], now: datetime, view: QueueView
     ) -> dict[int | None, JobForecast]:
         """Forecasts by the jobs' numbers; none for jobs that are neither queued nor running.
 
-        `places`: those of the queued ones; a job is not simulated further than to the last of them.
+        Jobs that may have a place behind the first `MAX_JOBS` are not simulated.
         """
         leased = [job for job in jobs if job.status in LEASED_STATUSES]
-        left = self._seconds_left(session, leased, self.live_workers(session, now)) if leased else {}
-        found = {number: JobForecast(eta=_range(*seconds)) for number, seconds in left.items()}
-        last = max((place for place in places.values() if place <= MAX_JOBS), default=0)
-        return found | self._simulate(session, now, num_jobs=last)[0] if last else found
-
-    def starts_in(self, session: Session, priority: int, now: datetime) -> Range | None:
-        """Seconds that a job submitted now would wait."""
-        return self._simulate(session, now, priority)[1]
-
-    def _simulate(
-        self, session: Session, now: datetime, least_priority: float = -math.inf, num_jobs: int = MAX_JOBS
-    ) -> tuple[dict[int | None, JobForecast], Range | None]:
-        """Give each queued job to the first free worker, at best and at worst; its forecast, and the wait after all."""
+        queued = [waiting(job) for job in jobs if job.status == JobStatus.QUEUED]
+        if not (leased or queued):
+            return {}
         workers = self.live_workers(session, now)
-        if not workers:
-            return {}, None
-        rows = session.execute(sa.select(*_FORECAST).where(IS_QUEUED).order_by(*QUEUE_ORDER).limit(num_jobs)).all()
-        queue = [job for job in rows if job.priority >= least_priority]
+        left = self._seconds_left(session, leased, workers)
+        found = {number: JobForecast(eta=_range(*seconds)) for number, seconds in left.items()}
+        starts, takes = self._starts(session, queued, workers, view)
+        for job in queued:
+            forecast = JobForecast(lacking=lacking(parse_needs(job.needs), workers))
+            if job.number in starts and job.number in takes:
+                (low, high), (least, most) = starts[job.number], takes[job.number]
+                forecast = replace(forecast, starts_in=_range(low, high), eta=_range(low + least, high + most))
+            found[job.number] = forecast
+        return found
+
+    def starts_in(self, session: Session, owner: str, priority: int, needs: str, now: datetime) -> Range | None:
+        """Seconds that a job submitted now would wait."""
+        job = Waiting(_LAST_NUMBER, owner, priority, needs)
+        starts, _ = self._starts(session, [job], self.live_workers(session, now), self.places.view(session, now))
+        return _range(*starts[job.number]) if starts else None
+
+    def _starts(
+        self, session: Session, jobs: Sequence[Waiting], workers: Sequence[Worker], view: QueueView
+    ) -> tuple[dict[int, Start], dict[int, Bounds]]:
+        """Starts of waiting jobs, and durations, by their numbers; none of those too far behind."""
+        jobs = [job for job in jobs if view.place(job) <= MAX_JOBS]
+        if not (jobs and workers):
+            return {}, {}
+        numbers = needed_numbers(view, jobs)
+        rows = session.execute(sa.select(*_FORECAST).where(IS_QUEUED, col(Job.number).in_(numbers))).all()
         held_by = col(Job.worker_id).in_([worker.id for worker in workers])
         busy = session.execute(sa.select(*_FORECAST).where(held_by)).all()
-        left = self._seconds_left(session, [*busy, *queue], workers)
-        free_in = [left[job.number] for job in busy] + [(0.0, 0.0)] * (len(workers) - len(busy))
-        lows, highs = sorted(low for low, _ in free_in), sorted(high for _, high in free_in)
-        found: dict[int | None, JobForecast] = {}
-        for job in queue:
-            low, high = left[job.number]
-            found[job.number] = JobForecast(_range(lows[0], highs[0]), _range(lows[0] + low, highs[0] + high))
-            heapq.heapreplace(lows, lows[0] + low)
-            heapq.heapreplace(highs, highs[0] + high)
-        return found, _range(lows[0], highs[0]) if len(queue) < MAX_JOBS else None
+        left = self._seconds_left(session, [*busy, *rows], workers)
+        busy_for = {job.worker_id: left[job.number] for job in busy}
+        seconds = {job.number: left[job.number] for job in rows}
+        needs = {job.number: job.needs for job in rows}
+        free_in = [(worker, busy_for.get(worker.id, (0.0, 0.0))) for worker in workers]
+        return Simulation(view, needs, seconds, free_in).starts(jobs), seconds
 
     def _seconds_left(
         self, session: Session, jobs: Sequence[Job | sa.Row[Any]], workers: Sequence[Worker]

@@ -46,6 +46,8 @@ from server.job_store.leases import (
 from server.job_store.transitions import JobColumns, JobStore, upsert_metrics
 from server.results.evaluations import PreviewFiles, write_evaluations, write_preview
 from server.results.stored_files import add_stored_files, remove_unreferenced
+from server.scheduling.queue import Group, turns
+from server.scheduling.resources import fits, parse_needs
 from server.storage.local import Storage, StoredFile
 from server.storage.sizes import measure_again
 from server.webhooks.service import enqueue_deliveries
@@ -64,8 +66,10 @@ class LeaseOperations:
         self._retry_delay_seconds = retry_delay_seconds
         self._max_recoveries = max_recoveries
 
-    def claim(self, worker_id: str, *, is_repeated: bool = False) -> Lease | None:
-        """Claim the next job: by priority, then by order of submission. None when no job is due.
+    def claim(self, worker_id: str, *, is_repeated: bool = False, job_id: str | None = None) -> Lease | None:
+        """Claim the next job that the worker can run, in the order of `server.scheduling.queue`. None when none is due.
+
+        `job_id`: claim this one or none.
 
         `is_repeated`: the answer to the worker's last call was lost; the job that it may have claimed is returned.
 
@@ -77,11 +81,12 @@ class LeaseOperations:
                 require_schema(session)
                 if is_repeated and (job := self._unused_claim(session, worker_id)) is not None:
                     return lease_of(job, worker_id)
-                number = session.execute(claim_statement(worker_id, self._store.clock())).scalar_one_or_none()
-                if number is None:
+                worker = session.get(Worker, worker_id)
+                number = None if worker is None else self._next(session, worker, job_id)
+                if worker is None or number is None:
                     return None
                 job = session.exec(select(Job).where(Job.number == number)).one()
-                self._begin_attempt(session, job, number, session.get_one(Worker, worker_id))
+                self._begin_attempt(session, job, number, worker)
                 try:
                     lease = lease_of(job, worker_id)
                 except ValidationError as error:  # the config of an older server, no longer valid
@@ -91,6 +96,26 @@ class LeaseOperations:
                 if self._storage is not None:
                     self._storage.create_attempt(lease.job_id, lease.token)
                 return lease
+
+    def _next(self, session: Session, worker: Worker, job_id: str | None) -> int | None:
+        """Number of the job that was claimed now; None without one."""
+        if worker.is_draining or worker.stopped_at is not None:
+            return None
+        now = self._store.clock()
+
+        def can_run(needs: str) -> bool:
+            return fits(parse_needs(needs), worker)
+
+        if job_id is not None:
+            needs = session.exec(select(Job.needs).where(Job.id == job_id)).first()
+            candidates: Iterable[Group | str] = [job_id] if needs is not None and can_run(needs) else []
+        else:
+            candidates = turns(session, can_run, now)
+        for each in candidates:
+            number: int | None = session.execute(claim_statement(worker.id, now, each)).scalar_one_or_none()
+            if number is not None:
+                return number
+        return None
 
     @staticmethod
     def _unused_claim(session: Session, worker_id: str) -> Job | None:
