@@ -73,9 +73,9 @@ def gpus_of(worker: Worker) -> int:
 
 def _sentence(needs: Needs, what: str, workers: Sequence[Worker]) -> str:
     if what == "gpus":
+        if needs.gpus == 1:
+            return "the job needs a GPU, and no running worker has one"
         most = max(map(gpus_of, workers))
-        if most == 0:
-            return f"the job needs a GPU ({needs.gpus} in one worker), and no running worker has one"
         return f"the job needs {needs.gpus} GPUs in one worker, and no running worker has more than {most}"
     if what == "gpu_memory_bytes":
         wanted, most = needs.gpu_memory_bytes or 0, max(worker.gpu_memory_bytes or 0 for worker in workers)

@@ -58,4 +58,4 @@ def gpu_seconds(session: Session, owners: Iterable[str], now: datetime) -> dict[
 
 def _faded(share: OwnerShare, now: datetime) -> float:
     age = max(timedelta(), now - share.as_of)  # a clock that was set back makes nothing grow
-    return share.gpu_seconds * 0.5 ** (age / HALF_LIFE)
+    return share.gpu_seconds * float(0.5 ** (age / HALF_LIFE))

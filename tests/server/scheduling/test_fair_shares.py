@@ -14,17 +14,23 @@ from server.database.engine import create_engine, migrate
 from server.jobs.service import JobService
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def shared(request: pytest.FixtureRequest, bench: Any) -> Iterator[Any]:
-    """A bench on either database."""
-    if request.param == "sqlite":
-        yield bench
-        return
-    engine = create_engine(request.getfixturevalue("postgres").new_database())
+@pytest.fixture(scope="module")
+def on_postgresql(postgres: Any) -> Iterator[sa.Engine]:
+    engine = create_engine(postgres.new_database())
     migrate(engine)
-    bench.jobs = JobService(engine, bench.clock, retry_delay_seconds=10)
-    yield bench
+    yield engine
     engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shared(request: pytest.FixtureRequest, bench: Any) -> Any:
+    """A bench on either database."""
+    if request.param == "postgresql":
+        engine = request.getfixturevalue("on_postgresql")
+        with engine.begin() as connection:
+            connection.execute(sa.text("TRUNCATE jobs, workers, datasets, owner_shares CASCADE"))
+        bench.jobs = JobService(engine, bench.clock, retry_delay_seconds=10)
+    return bench
 
 
 def submit(bench: Any, owner: str, number: int = 1, dataset: str | None = None, **fields: Any) -> list[str]:

@@ -45,7 +45,7 @@ def test_a_job_goes_to_workers_that_have_what_it_needs(needs: Needs, takers: lis
 
 
 def test_what_is_not_given_follows_from_the_config() -> None:
-    small, usual = TrainingConfig(width=24), TrainingConfig()
+    small, usual = TrainingConfig(width=24, pretrained="none"), TrainingConfig()
     assert least_memory_bytes(small) < least_memory_bytes(usual) < 4 * GB
     assert needs_of(Resources(), 3 * GB) == Needs(0, 3 * GB)
     assert needs_of(Resources(gpu_memory_bytes=24 * GB), 3 * GB) == Needs(1, 24 * GB)
@@ -61,7 +61,7 @@ def test_jobs_say_what_no_worker_has() -> None:
     assert lacking(Needs(gpus=2), workers) == [
         "the job needs 2 GPUs in one worker, and no running worker has more than 1"
     ]
-    assert lacking(Needs(gpus=1), [CPU]) == ["the job needs a GPU (1 in one worker), and no running worker has one"]
+    assert lacking(Needs(gpus=1), [CPU]) == ["the job needs a GPU, and no running worker has one"]
     assert lacking(Needs(1, 24 * GB), [SMALL]) == [
         "the job needs 24.0 GB of GPU memory, and the GPU of no running worker has more than 8.0 GB"
     ]
