@@ -38,16 +38,14 @@ from server.job_store.leases import (
     Lease,
     WorkerCommand,
     attempt_of,
-    claim_statement,
     lease_is_valid,
     lease_lost,
     lease_of,
 )
 from server.job_store.transitions import JobColumns, JobStore, upsert_metrics
+from server.jobs.claims import claim_next, why_never_claimed
 from server.results.evaluations import PreviewFiles, write_evaluations, write_preview
 from server.results.stored_files import add_stored_files, remove_unreferenced
-from server.scheduling.queue import Group, turns
-from server.scheduling.resources import fits, parse_needs
 from server.storage.local import Storage, StoredFile
 from server.storage.sizes import measure_again
 from server.webhooks.service import enqueue_deliveries
@@ -82,7 +80,7 @@ class LeaseOperations:
                 if is_repeated and (job := self._unused_claim(session, worker_id)) is not None:
                     return lease_of(job, worker_id)
                 worker = session.get(Worker, worker_id)
-                number = None if worker is None else self._next(session, worker, job_id)
+                number = None if worker is None else claim_next(session, worker, self._store.clock(), job_id)
                 if worker is None or number is None:
                     return None
                 job = session.exec(select(Job).where(Job.number == number)).one()
@@ -97,25 +95,10 @@ class LeaseOperations:
                     self._storage.create_attempt(lease.job_id, lease.token)
                 return lease
 
-    def _next(self, session: Session, worker: Worker, job_id: str | None) -> int | None:
-        """Number of the job that was claimed now; None without one."""
-        if worker.is_draining or worker.stopped_at is not None:
-            return None
-        now = self._store.clock()
-
-        def can_run(needs: str) -> bool:
-            return fits(parse_needs(needs), worker)
-
-        if job_id is not None:
-            needs = session.exec(select(Job.needs).where(Job.id == job_id)).first()
-            candidates: Iterable[Group | str] = [job_id] if needs is not None and can_run(needs) else []
-        else:
-            candidates = turns(session, can_run, now)
-        for each in candidates:
-            number: int | None = session.execute(claim_statement(worker.id, now, each)).scalar_one_or_none()
-            if number is not None:
-                return number
-        return None
+    def why_never_claimed(self, job_id: str, worker_id: str) -> str | None:
+        """Reason why the worker cannot claim this job, now or later; None where it may."""
+        with read_session(self._store.engine) as session:
+            return why_never_claimed(session, job_id, worker_id)
 
     @staticmethod
     def _unused_claim(session: Session, worker_id: str) -> Job | None:
