@@ -60,7 +60,7 @@ class Service:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables in addition to those of all services."""
     may_end: bool = False
-    """Whether one of `WORKER_ENDS` is a requested end, as of a drained worker, or one with RVC_TRAIN_WORKER_MAX_JOBS."""
+    """Whether one of `WORKER_ENDS` is a requested end, as of a drained worker."""
     is_over: bool = False
 
 
