@@ -57,8 +57,7 @@ def worker(
 ) -> None:
     """Run one worker, until SIGTERM or Ctrl-C; its job then saves a checkpoint for another worker to continue.
 
-    With --once, --job, --max-jobs or --exit-when-idle it ends by itself. Exit code: 0 its jobs succeeded, 4 one failed,
-    7 it ran none, 8 one went back to the queue.
+    With limits the exit code is 0: its jobs succeeded, 4: one failed, 7: it ran none, 8: one is in the queue again.
     """
     if once and max_jobs not in {None, 1}:
         raise typer.BadParameter("--once is --max-jobs 1; leave one of them out")
