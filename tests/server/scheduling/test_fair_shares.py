@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from rvc_train.schemas.jobs import JobCreate
 from server.database.engine import create_engine, migrate
+from server.database.tables import Job, new_id
 from server.jobs.service import JobService
 
 
@@ -39,6 +40,14 @@ def submit(bench: Any, owner: str, number: int = 1, dataset: str | None = None, 
     return [bench.jobs.submit(request, owner=owner).job_id for _ in range(number)]
 
 
+def copy_job(bench: Any, job_id: str, times: int) -> None:
+    """More jobs like this one, without the time that submissions take."""
+    columns = ", ".join(column.name for column in Job.__table__.columns if column.name not in {"number", "id"})
+    copy = f"INSERT INTO jobs (id, {columns}) SELECT :new, {columns} FROM jobs WHERE id = :job"
+    with bench.jobs.engine.begin() as connection:
+        connection.execute(sa.text(copy), [{"new": new_id("job"), "job": job_id} for _ in range(times)])
+
+
 def owners(bench: Any, *workers: str) -> list[str]:
     return [bench.jobs.get(bench.jobs.claim(worker).job_id).owner for worker in workers]
 
@@ -49,7 +58,8 @@ def end(bench: Any, lease: Any) -> None:
 
 
 def test_an_owner_with_500_jobs_delays_the_first_of_another_by_at_most_one_job_per_worker(shared: Any) -> None:
-    submit(shared, "many", 500)
+    (job,) = submit(shared, "many")
+    copy_job(shared, job, 499)
     workers = [shared.worker() for _ in range(3)]
     running = [shared.jobs.claim(worker) for worker in workers]
     (late,) = submit(shared, "late")
@@ -113,7 +123,7 @@ def test_a_job_that_is_not_due_holds_nobody_up(shared: Any) -> None:
 
 def test_workers_that_claim_at_once_take_each_job_once(shared: Any) -> None:
     for owner in ("a", "b", "c"):
-        submit(shared, owner, 8)
+        submit(shared, owner, 4)
     taken: list[str] = []
 
     def work() -> None:
@@ -126,7 +136,7 @@ def test_workers_that_claim_at_once_take_each_job_once(shared: Any) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(taken) == len(set(taken)) == 24
+    assert len(taken) == len(set(taken)) == 12
 
 
 def test_the_time_of_a_deleted_job_still_counts(shared: Any) -> None:
