@@ -43,7 +43,7 @@ def submit(bench: Any, owner: str, number: int = 1, dataset: str | None = None, 
 def copy_job(bench: Any, job_id: str, times: int) -> None:
     """More jobs like this one, without the time that submissions take."""
     columns = ", ".join(column.name for column in Job.__table__.columns if column.name not in {"number", "id"})
-    copy = f"INSERT INTO jobs (id, {columns}) SELECT :new, {columns} FROM jobs WHERE id = :job"
+    copy = f"INSERT INTO jobs (id, {columns}) SELECT :new, {columns} FROM jobs WHERE id = :job"  # noqa: S608 - names of columns
     with bench.jobs.engine.begin() as connection:
         connection.execute(sa.text(copy), [{"new": new_id("job"), "job": job_id} for _ in range(times)])
 
