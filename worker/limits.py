@@ -1,4 +1,4 @@
-"""Limits of a worker that ends by itself, and the exit code with which it says how its jobs went."""
+"""Limits of a worker that ends by itself, and its exit codes."""
 
 import time
 from dataclasses import dataclass, field

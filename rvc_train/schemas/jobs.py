@@ -93,7 +93,7 @@ class Resources(RequestModel):
     """Labels that the worker must have, as given to it with `rvc-train worker --label`."""
 
 
-class ResourcesPublic(ResponseModel):
+class JobResources(ResponseModel):
     """Requirements on the worker that runs a job."""
 
     gpus: int = 0
@@ -218,7 +218,7 @@ class JobPublic(Forecast):
     queue_position: int | None
     """Last position in the queue that it can have: 1 for the next job; null unless queued. Where several owners wait,
     it often starts earlier."""
-    resources: ResourcesPublic = ResourcesPublic()
+    resources: JobResources = JobResources()
     """Requirements on its worker."""
     lacking: list[str] = []
     """Reasons why none of the present workers could ever take it; empty unless queued."""

@@ -89,7 +89,7 @@ class QueueView:
         return sorted(number for owner, numbers in owners.items() if owner != job.owner for number in numbers)
 
     def others_before_first(self, job: Waiting) -> list[int]:
-        """Those of them that may run before the first job of an owner."""
+        """Jobs of the same priority and other owners that may run before the first job of an owner."""
         owners = self.numbers.get(job.priority, {})
         return sorted(n for owner, most in self._others_before_first(job) for n in owners[owner][:most])
 

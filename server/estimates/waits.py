@@ -20,7 +20,7 @@ class Start(NamedTuple):
 
 
 def needed_numbers(view: QueueView, jobs: Iterable[Waiting]) -> set[int]:
-    """Numbers of the jobs that `Simulation` needs to know about."""
+    """Numbers of the jobs whose durations a `Simulation` needs."""
     found: set[int] = set()
     for job in jobs:
         found |= {job.number, *view.higher(job.priority), *view.own_before(job)}
@@ -34,7 +34,7 @@ class Simulation:
 
     view: QueueView
     needs: Mapping[int, str]
-    """Of each job in the queue."""
+    """Requirements of each job in the queue."""
     seconds: Mapping[int, Bounds]
     """Duration of each job in the queue, at least and at most."""
     free_in: Sequence[tuple[Worker, Bounds]]

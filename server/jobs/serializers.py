@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.datasets import DatasetStatus
-from rvc_train.schemas.jobs import JobError, JobPublic, JobStatus, ResourcesPublic
+from rvc_train.schemas.jobs import JobError, JobPublic, JobResources, JobStatus
 from rvc_train.schemas.queue import QueueEntry, QueuePublic
 from rvc_train.schemas.workers import WorkerPublic
 from server.database.engine import SCHEMA_VERSION
@@ -100,7 +100,7 @@ def _job_public(job: Job, queue_position: int | None, forecast: JobForecast, det
         queue_position=queue_position,
         starts_in=forecast.starts_in,
         eta=forecast.eta,
-        resources=ResourcesPublic(**asdict(parse_needs(job.needs))),
+        resources=JobResources(**asdict(parse_needs(job.needs))),
         lacking=list(forecast.lacking),
         disk_bytes=int(details.disk_bytes or 0),
         num_artifacts=details.num_artifacts,

@@ -11,7 +11,7 @@ from server.database.tables import Attempt, Conversion, Job, OwnerShare, Worker
 
 HALF_LIFE = timedelta(days=1)
 LEAST_RUNNING_SECONDS = 60.0
-"""What a job counts that has just started: several claims at once are then spread over the owners too."""
+"""Least time that a running job counts: several claims at once are then spread over the owners too."""
 
 
 def add_gpu_seconds(session: Session, owner: str, seconds: float, now: datetime) -> None:

@@ -20,7 +20,7 @@ from rvc_train.cli.validation import validated
 from rvc_train.cli.watch import print_outcome, watch
 from rvc_train.errors import UsageError
 from rvc_train.http.files import free_paths
-from rvc_train.schemas.jobs import JobCreate, JobPublic, Resources, ResourcesPublic, StartedFrom, StartFrom
+from rvc_train.schemas.jobs import JobCreate, JobPublic, JobResources, Resources, StartedFrom, StartFrom
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique prefix of one, or `last`.")]
 
@@ -219,7 +219,7 @@ def show(session: Session, job: JobArgument) -> None:
     session.output.result(found, "\n".join(lines))
 
 
-def _needs_text(resources: ResourcesPublic) -> str:
+def _needs_text(resources: JobResources) -> str:
     """Requirements that were given; not the memory that is required wherever there is a GPU."""
     labels = [f"{key}={value}" for key, value in resources.labels.items()]
     gpus = [f"{resources.gpus} GPU"] if resources.gpus else []
