@@ -151,7 +151,7 @@ def queue(session: Session) -> None:
     session.output.result(found, "no jobs are running or queued" if is_empty else rows)
     for entry in found.queued:
         for sentence in entry.lacking:
-            session.output.note(f"{entry.id}: {translated(sentence)}")
+            session.output.note(f"{entry.id}: {sentence}")
     session.output.note(f"{found.num_queued} queued, {found.num_workers} workers alive")
 
 
