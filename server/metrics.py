@@ -21,9 +21,9 @@ from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.database.tables import Conversion, Dataset, Delivery, Job
 from server.job_store.counts import counts
-from server.job_store.leases import IS_QUEUED
 from server.job_store.liveness import WorkerLiveness
 from server.jobs.serializers import workers_public
+from server.scheduling.queue import IS_QUEUED
 from server.storage.local import Storage
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)

@@ -13,6 +13,10 @@ PREFIX = "RVC_TRAIN_"
 WORKER_ONLY = frozenset(
     {
         "worker_name",
+        "worker_labels",
+        "worker_job",
+        "worker_max_jobs",
+        "exit_when_idle_seconds",
         "device",
         "engines_per_machine",
         "engine_command",

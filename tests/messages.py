@@ -53,7 +53,7 @@ NO_MESSAGES = listed(
     rvc_engine/translation/messages.py rvc_train/synchronous/ server/__main__.py
     server/admin/backup.py server/admin/cli.py server/admin/doctor.py server/api/pages.py server/context.py
     server/api/problems.py server/database/ server/http/problem_types.py server/logging.py server/metrics.py
-    server/openapi.py server/pages/ server/settings.py
+    server/openapi.py server/pages/ server/scheduling/queue.py server/settings.py
     server/storage/ worker/__main__.py worker/engine/checkpoint_sync.py worker/engine/job_log.py
     worker/reporting/heartbeat.py worker/reporting/retry.py worker/reporting/spool.py
     """

@@ -29,7 +29,10 @@ logger = structlog.get_logger(__name__)
 
 
 def main() -> int:
-    """Run a worker until SIGTERM or SIGINT; exit code 0 after a clean end, 2 for wrong settings, 1 for a fault."""
+    """Run a worker until SIGTERM, SIGINT or its limits; returns the exit code.
+
+    2 for wrong settings, 1 for a fault; otherwise as in `worker.limits.ExitCode`.
+    """
     os.umask(UMASK)
     try:
         settings = WorkerSettings()
@@ -38,18 +41,17 @@ def main() -> int:
         return 2
     set_up_logging(settings.log_level)
     try:
-        _run(settings)
+        return _run(settings)
     except SettingsRefused as error:
         sys.stderr.write(f"the worker cannot start: {error}\n")
         return 2
     except HeartbeatDied as error:
         sys.stderr.write(f"the worker ends: {error}\n")
         return 1
-    return 0
 
 
-def _run(settings: WorkerSettings) -> None:
-    """Run the loop until a signal. Raises SettingsRefused."""
+def _run(settings: WorkerSettings) -> int:
+    """Run the loop until a signal or a limit. Raises SettingsRefused."""
     others = ServerSettings.model_fields
     for sentence in check_setting_names(os.environ, WorkerSettings.model_fields, "worker", others, "server"):
         logger.info(sentence)
@@ -66,7 +68,7 @@ def _run(settings: WorkerSettings) -> None:
     except (OSError, SQLAlchemyError, ImportError) as error:  # of the data folder, the database's address or driver
         raise SettingsRefused(describe_os_error(error) if isinstance(error, OSError) else first_line(error)) from error
     try:
-        work(settings, engine, stop)
+        return work(settings, engine, stop)
     finally:
         engine.dispose()
 

@@ -5,6 +5,7 @@ import socket
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -31,9 +32,10 @@ from worker.conversions.service import ConversionService
 from worker.engine.slots import Slot, Slots
 from worker.engine.workspaces import Workspaces
 from worker.hardware.calibration import Calibrator
-from worker.hardware.devices import device_name, visible_gpus
+from worker.hardware.devices import device_name, gpu_resources, visible_gpus
 from worker.hardware.gpus import GpuMonitor
 from worker.job_run import JobRun
+from worker.limits import ExitCode, Limits
 from worker.reporting.heartbeat import Heartbeat
 from worker.reporting.retry import retry_until_available
 from worker.settings import WorkerSettings
@@ -46,11 +48,15 @@ MAX_NETWORK_FOLDER_CHECKS = 90
 """NFS may show a new file a minute late."""
 
 
-def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> None:
-    """Run jobs one after the other until `stop` is set; then release the present one and return."""
+def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> ExitCode:
+    """Run jobs one after the other until `stop` is set or the limits in the settings are reached.
+
+    The present job is released then. Returns the exit code.
+    """
+    limits = Limits.of(settings)
     instance_id = _open_instance(settings, engine, stop)
     if instance_id is None:
-        return
+        return limits.exit_code
     storage = Storage(settings.data_folder)
     job_service = JobService(
         engine,
@@ -69,16 +75,20 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
     slots = Slots(settings.scratch_folder or settings.data_folder)
     slot = _take_slot(slots, stop)
     if slot is None:
-        return
+        return limits.exit_code
     try:
         if retry_until_available(
             lambda: _recover(slot, job_service, storage, settings.stop_seconds), give_up=stop.is_set
         ):
             worker_id = retry_until_available(lambda: _register(settings, job_service), give_up=stop.is_set)
             if worker_id is not None:
-                _Worker(settings, job_service, storage, worker_id, stop, workspaces, slots, slot, instance_id).run()
+                limits.stay_active()
+                _Worker(
+                    settings, job_service, storage, worker_id, stop, workspaces, slots, slot, instance_id, limits
+                ).run()
     finally:
         slot.release()
+    return limits.exit_code
 
 
 def _take_slot(slots: Slots, stop: threading.Event) -> Slot | None:
@@ -168,6 +178,7 @@ def _status(job_service: JobService, job_id: str) -> JobStatus | None:
 
 
 def _register(settings: WorkerSettings, job_service: JobService) -> str:
+    num_gpus, gpu_memory_bytes = gpu_resources(settings.device, os.environ)
     return job_service.register_worker(
         settings.worker_name,
         os.getpid(),
@@ -177,6 +188,9 @@ def _register(settings: WorkerSettings, job_service: JobService) -> str:
         version=version("rvc-train"),
         heartbeat_seconds=settings.heartbeat_seconds,
         serves_conversions=settings.conversions,
+        num_gpus=num_gpus,
+        gpu_memory_bytes=gpu_memory_bytes,
+        labels=settings.labels,
     )
 
 
@@ -197,6 +211,7 @@ class _Worker:
     slots: Slots
     slot: Slot
     instance_id: str
+    limits: Limits
     next_sweep_at: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN_SWEEPS)
     """A start deletes nothing, the end of a job does."""
     is_claim_unanswered: bool = False
@@ -246,7 +261,7 @@ class _Worker:
         if settings.conversions:
             conversions.start()
         try:
-            self.run_jobs()
+            self.run_jobs(lambda: conversions.is_busy)
         finally:
             is_over.set()
             self.calibrator.stop()
@@ -260,9 +275,12 @@ class _Worker:
             )
             logger.info("worker stopped", worker_id=self.worker_id, drained=self.heartbeat.drain is not None)
 
-    def run_jobs(self) -> None:
-        """Run jobs until the worker is stopped or drained. Raises HeartbeatDied, and errors that are not transient."""
-        while not (self.stop.is_set() or self.heartbeat.drain is not None):
+    def run_jobs(self, is_converting: Callable[[], bool]) -> None:
+        """Run jobs until the worker is stopped or drained, or its limits are reached.
+
+        Raises HeartbeatDied, and errors that are not transient.
+        """
+        while not (self.stop.is_set() or self.heartbeat.drain is not None or self.limits.are_reached):
             self.heartbeat.turn()
             if not self.heartbeat.is_alive:
                 raise HeartbeatDied("the thread that sends heartbeats has ended; start the worker again")
@@ -271,13 +289,43 @@ class _Worker:
             if lease is not None:
                 self.calibrator.stop()
                 self._run(lease)
+                self._count_attempt(lease)
                 continue
+            if is_converting():
+                self.limits.stay_active()
+            if self.limits.has_idled or self._will_never_claim():
+                return
             self._sweep_if_due()
             if self.conversion_engines.is_running:
                 self.calibrator.stop()
             else:
                 self.calibrator.on_idle()
             self.stop.wait(self.settings.poll_seconds)
+
+    def _count_attempt(self, lease: Lease) -> None:
+        """Note how the job is after its attempt; one whose status cannot be read counts as handed back."""
+        try:
+            status = self._status(lease.job_id)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            status = JobStatus.QUEUED
+        self.limits.add_attempt(lease.job_id, status)
+
+    def _will_never_claim(self) -> bool:
+        """Whether the only job that this worker is for is not to be had; the log has the reason."""
+        job_id = self.limits.job_id
+        if job_id is None or self.is_claim_unanswered:
+            return False
+        try:
+            reason = self.jobs.why_never_claimed(job_id, self.worker_id)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            return False
+        if reason is not None:
+            logger.info("the worker ends", reason=reason)
+        return reason is not None
 
     def _recover_abandoned(self) -> None:
         """End engines that this worker could not end, and recover slots of workers on this machine that died."""
@@ -292,7 +340,7 @@ class _Worker:
 
     def _claim(self) -> Lease | None:
         try:
-            lease = self.jobs.claim(self.worker_id, is_repeated=self.is_claim_unanswered)
+            lease = self.jobs.claim(self.worker_id, is_repeated=self.is_claim_unanswered, job_id=self.limits.job_id)
         except OSError as error:  # of the attempt's folder; the job was not claimed
             logger.warning("no job is claimed: the data folder cannot be written", reason=str(error))
             return None

@@ -3,11 +3,13 @@
 import os
 import socket
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, TypeAdapter, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rvc_engine.child_processes import python_command, variable_names
+from rvc_train.schemas.jobs import MAX_LABELS, LabelKey, LabelValue
 from server.settings import GIB, database_url_of
 
 
@@ -19,6 +21,18 @@ def default_engine_command() -> list[str]:
 def default_conversion_command() -> list[str]:
     """Command of the engine that converts; its options are appended."""
     return python_command("rvc_engine", "serve-conversions")
+
+
+_LABELS = TypeAdapter(Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)])
+
+
+def parse_labels(text: str) -> dict[str, str]:
+    """Labels written as `KEY=VALUE`, separated by commas. Raises ValueError for invalid ones."""
+    pairs = [pair.strip().partition("=") for pair in text.split(",") if pair.strip()]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise ValueError(f"{key!r} is no label; write KEY=VALUE, and commas between several")
+    return _LABELS.validate_python({key.strip(): value.strip() for key, _, value in pairs})
 
 
 class WorkerSettings(BaseSettings):
@@ -36,6 +50,14 @@ class WorkerSettings(BaseSettings):
 
     worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     """Name of the worker in lists."""
+    worker_labels: str | None = None
+    """Labels that jobs may ask for in `resources`: `KEY=VALUE`, separated by commas."""
+    worker_job: str | None = None
+    """Id of the only job to run; the worker ends with it."""
+    worker_max_jobs: int | None = Field(default=None, ge=1)
+    """Number of attempts at jobs after which the worker ends."""
+    exit_when_idle_seconds: float | None = Field(default=None, ge=0)
+    """Seconds without a job or a conversion after which the worker ends."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
     """Device of the engines: `auto`, `cpu`, `cuda:<n>`, `xpu:<n>`, `mps`, or several GPUs that train one voice:
     `cuda:0+cuda:1`."""
@@ -101,6 +123,17 @@ class WorkerSettings(BaseSettings):
     def _check_names(cls, text: str | None) -> str | None:
         variable_names(text or "")
         return text
+
+    @field_validator("worker_labels")
+    @classmethod
+    def _check_labels(cls, text: str | None) -> str | None:
+        parse_labels(text or "")
+        return text
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels that jobs may ask for."""
+        return parse_labels(self.worker_labels or "")
 
     @property
     def url(self) -> str:

@@ -14,5 +14,9 @@ JOB_CANCELLED = 5
 """The watched job was cancelled."""
 NOT_ALLOWED = 6
 """The token is missing, wrong, or lacks the necessary scope."""
+WORKER_RAN_NOTHING = 7
+"""A worker that was to end by itself ran no job."""
+WORKER_HANDED_BACK = 8
+"""A worker that was to end by itself left a job in the queue."""
 INTERRUPTED = 130
 """Ctrl-C."""

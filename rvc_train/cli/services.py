@@ -23,6 +23,7 @@ from rvc_engine.child_processes import inherited_environment, name_collision, py
 from rvc_engine.environment.processes import STOPS_WITH_PARENT, ask_to_stop, no_window
 from rvc_engine.installation import install_command
 from rvc_engine.translation.messages import translated
+from rvc_train.cli import exit_codes
 from rvc_train.client import Client
 from rvc_train.errors import ClientError
 
@@ -32,6 +33,14 @@ Relay = Callable[[str, str], None]
 SECONDS_TO_START = 60
 SECONDS_TO_STOP = 150
 """Includes the current step and a checkpoint of a draining worker's engine."""
+WORKER_ENDS = frozenset(
+    {
+        exit_codes.DONE,
+        exit_codes.JOB_FAILED,
+        exit_codes.WORKER_RAN_NOTHING,
+        exit_codes.WORKER_HANDED_BACK,
+    }
+)
 SECONDS_TO_COUNT_AS_STARTED = 10
 """A service that ends sooner would do so again, and is not restarted."""
 
@@ -51,7 +60,7 @@ class Service:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables in addition to those of all services."""
     may_end: bool = False
-    """Whether exit code 0 is a requested end, as of a drained worker."""
+    """Whether one of `WORKER_ENDS` is a requested end, as of a drained worker."""
     is_over: bool = False
 
 
@@ -121,7 +130,7 @@ class Services:
                 continue
             ask_to_stop(service.process)  # which closes its input
             code = service.process.returncode
-            if code == 0 and service.may_end:
+            if code in WORKER_ENDS and service.may_end:
                 service.is_over = True
                 self.relay(service.name, translated("ended on request; the next `rvc-train up` starts it again"))
                 continue

@@ -82,6 +82,29 @@ class StartedFrom(ResponseModel):
     save: int
 
 
+class Resources(RequestModel):
+    """Requirements on the worker that runs a job. What is left out is filled in from the training options."""
+
+    gpus: int | None = Field(default=None, ge=0, le=64)
+    """Least number of GPUs that the worker trains on; 0: its CPU will do. Default: 1 with `gpu_memory_bytes`, 0
+    without."""
+    gpu_memory_bytes: int | None = Field(default=None, ge=0, lt=2**50)
+    """Least memory of each of the worker's GPUs. Default: that of the networks and their optimizers."""
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=MAX_LABELS)
+    """Labels that the worker must have, as given to it with `rvc-train worker --label`."""
+
+
+class JobResources(ResponseModel):
+    """Requirements on the worker that runs a job."""
+
+    gpus: int = 0
+    """Least number of GPUs; 0: the CPU of a worker without GPUs will do."""
+    gpu_memory_bytes: int | None = None
+    """Least memory of each of the worker's GPUs, if it has any; null: any."""
+    labels: dict[str, str] = {}
+    """Labels that the worker must have."""
+
+
 class JobCreate(RequestModel):
     """Request to submit a job."""
 
@@ -95,7 +118,10 @@ class JobCreate(RequestModel):
     """Go on from the voice of an earlier job, with the same recordings or others. It must be of the same version,
     sample rate, pitch and width."""
     priority: int = Field(default=0, ge=-100, le=100)
-    """Jobs with a higher priority run first; those of equal priority in the order of their submission."""
+    """Jobs with a higher priority run first. Among those of equal priority the owner with the least running and recent
+    GPU time goes first, with their oldest job."""
+    resources: Resources = Resources()
+    """Requirements on the worker that runs the job."""
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=MAX_LABELS)
     """Labels for finding the job."""
     max_attempts: int = Field(default=2, ge=1, le=10)
@@ -208,7 +234,12 @@ class JobPublic(Forecast):
     losses: dict[str, float]
     """Newest value of each metric, by key."""
     queue_position: int | None
-    """Position in the queue, 1 for the next job; null unless queued."""
+    """Last position in the queue that it can have: 1 for the next job; null unless queued. Where several owners wait,
+    it often starts earlier."""
+    resources: JobResources = JobResources()
+    """Requirements on its worker."""
+    lacking: list[str] = []
+    """Reasons why none of the present workers could ever take it; empty unless queued."""
     error: JobError | None
     created_at: datetime
     queued_at: datetime | None = None

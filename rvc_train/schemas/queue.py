@@ -17,8 +17,11 @@ class QueueEntry(Forecast):
     status: JobStatus
     priority: int
     queue_position: int | None
+    """Last position in the queue that it can have, 1 for the next job."""
     progress: float
     eta_seconds: float | None
+    lacking: list[str] = []
+    """Reasons why none of the present workers could ever take it; empty when one could, and while none is there."""
 
 
 class QueuePublic(ResponseModel):

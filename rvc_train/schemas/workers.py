@@ -33,6 +33,12 @@ class WorkerPublic(ResponseModel):
     """Whether it reads another schema of the database than the server: it finishes its job, and takes no other."""
     serves_conversions: bool = False
     """Whether it converts recordings, beside jobs."""
+    num_gpus: int | None = None
+    """Number of GPUs that it trains on; 0 on a CPU, null for a worker of an earlier version."""
+    gpu_memory_bytes: int | None = None
+    """Memory of the smallest of them; null where it is unknown."""
+    labels: dict[str, str] = {}
+    """Labels that jobs may ask for in `resources`."""
     drain_mode: Literal["hand_back", "finish"] | None = None
     """While it drains: whether it releases its job or finishes it."""
     status: Literal["idle", "busy", "draining", "lost", "stopped"]

@@ -27,6 +27,7 @@ from server.database.engine import read_session, require_schema, write_session
 from server.database.tables import Conversion, Job, Worker
 from server.errors import LeaseLost
 from server.job_store.leases import ActiveLease
+from server.scheduling.shares import add_gpu_seconds, gpu_seconds
 from server.storage.local import Storage, StoredFile
 
 S = ConversionStatus
@@ -96,14 +97,14 @@ class ConversionQueue:
             return session.exec(query).first() is not None
 
     def claim(self, worker_id: str) -> ConversionLease | None:
-        """Claim the conversion that waits for the longest time; None when none waits, or the worker is draining.
+        """Claim the oldest conversion of the owner with the least GPU time; None when none waits or the worker drains.
 
         The folder of results is created before the commit, so that a deletion, which waits for that, finds it. Raises
         OSError, without a claim, when that fails; SchemaChanged when the schema is not this program's.
         """
         with write_session(self._engine) as session:
             require_schema(session)
-            number = session.execute(_claim_statement(worker_id, self._clock())).scalar_one_or_none()
+            number = self._next(session, worker_id)
             if number is None:
                 return None
             row = session.exec(select(Conversion).where(Conversion.number == number)).one()
@@ -112,6 +113,18 @@ class ConversionQueue:
             lease = self._lease(session, row, job, worker_id)
             lease.output_folder.mkdir(parents=True, exist_ok=True)
             return lease
+
+    def _next(self, session: Session, worker_id: str) -> int | None:
+        """Number of the conversion that was claimed now."""
+        now, is_waiting = self._clock(), col(Conversion.status) == S.WAITING
+        owners = sa.select(col(Conversion.owner), sa.func.min(col(Conversion.number))).where(is_waiting)
+        first = {row[0]: row[1] for row in session.execute(owners.group_by(col(Conversion.owner)))}
+        seconds = gpu_seconds(session, first, now)
+        for owner in sorted(first, key=lambda owner: (seconds[owner], first[owner])):
+            number: int | None = session.execute(_claim_statement(worker_id, owner, now)).scalar_one_or_none()
+            if number is not None:
+                return number
+        return None
 
     def _lease(self, session: Session, row: Conversion, job: Job, worker_id: str) -> ConversionLease:
         return ConversionLease(
@@ -243,6 +256,7 @@ class ConversionQueue:
         now = self._clock()
         if row.status == S.RUNNING and row.started_at is not None:
             record_spent_hours(session, row.owner, row.started_at, now)
+            add_gpu_seconds(session, row.owner, (now - row.started_at).total_seconds(), now)
         row.status, row.worker_id, row.finished_at = status, None, now
         add_event(row, ConversionEventType(status), message, now)
 
@@ -270,13 +284,13 @@ def conversions_of(session: Session, job_id: str) -> Sequence[str]:
     return session.exec(select(Conversion.id).where(Conversion.job_id == job_id)).all()
 
 
-def _claim_statement(worker_id: str, now: datetime) -> sa.Executable:
+def _claim_statement(worker_id: str, owner: str, now: datetime) -> sa.Executable:
     may_claim = sa.exists().where(
         col(Worker.id) == worker_id, ~col(Worker.is_draining), col(Worker.stopped_at).is_(None)
     )
     oldest = (
         sa.select(col(Conversion.number))
-        .where(col(Conversion.status) == S.WAITING, may_claim)
+        .where(col(Conversion.status) == S.WAITING, col(Conversion.owner) == owner, may_claim)
         .order_by(col(Conversion.number))
         .limit(1)
         .with_for_update(skip_locked=True)

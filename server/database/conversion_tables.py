@@ -26,6 +26,7 @@ class Conversion(Table, table=True):
         sa.CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="failed_exactly_when_it_has_a_code"),
         sa.CheckConstraint("progress >= 0 AND progress <= 1", name="progress_is_a_fraction"),
         sa.Index("ix_conversions_status_number", "status", "number"),
+        sa.Index("ix_conversions_waiting", "status", "owner", "number"),
         {"sqlite_autoincrement": True},
     )
 

@@ -32,7 +32,7 @@ LARGE_WAL = 64 * 2**20
 """Size in bytes from which the write-ahead log's file is cut off."""
 VERY_LARGE_WAL = 256 * 2**20
 """Size in bytes from which workers checkpoint the log too."""
-SCHEMA_VERSION = "0029"
+SCHEMA_VERSION = "0030"
 """Newest revision in `server/database/migrations`."""
 SAFE_SQLITE = (3, 51, 3)
 _BEGIN = "sqlite_begin"

@@ -77,6 +77,11 @@ class Job(Table, table=True):
     labels: dict[str, str] = Field(default_factory=dict, sa_type=sa.JSON)
     max_attempts: int = 2
     max_duration_seconds: float | None = None
+    resources: dict[str, Any] | None = Field(default=None, sa_column=nullable_json())
+    """Requirements on its worker, as given with the job."""
+    needs: str = Field(default="", sa_column_kwargs={"server_default": ""})
+    """All of its requirements, those that follow from its config included, as `server.scheduling.resources` writes
+    them; empty for jobs before schema 0030, which any worker may take."""
     retry_of: str | None = None
     """Id of the job that this one retries; it may have been deleted since."""
     retry_from: str | None = None
@@ -125,6 +130,7 @@ _JOB: Any = Job
 _QUEUED = _where("status = 'queued'")
 sa.Index("ix_jobs_queue", _JOB.status, _JOB.priority.desc(), _JOB.number, **_QUEUED)
 sa.Index("ix_jobs_queue_of_owner", _JOB.owner, _JOB.status, _JOB.priority.desc(), _JOB.number, **_QUEUED)
+sa.Index("ix_jobs_queue_by_needs", _JOB.status, _JOB.needs, _JOB.priority, _JOB.owner, _JOB.number, **_QUEUED)
 sa.Index("ix_jobs_queued_at", _JOB.status, _JOB.queued_at, **_QUEUED)
 # The status, a constant, is a column of these too: SQLite prefers an index with an equality to one in the right order.
 
@@ -227,6 +233,14 @@ class Worker(Table, table=True):
     """Interval of its heartbeats."""
     serves_conversions: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
     """Whether it takes conversions, beside jobs."""
+    num_gpus: int | None = None
+    """GPUs that it trains on. None, as the memory, for one that was registered before schema 0030."""
+    gpu_memory_bytes: int | None = Field(default=None, sa_type=sa.BigInteger)
+    """Memory of the smallest of its GPUs; None where it is unknown."""
+    labels: dict[str, str] = Field(
+        default_factory=dict, sa_type=sa.JSON, sa_column_kwargs={"server_default": sa.text("'{}'")}
+    )
+    """Labels that jobs may ask for."""
     is_draining: bool = False
     drain_mode: str | None = None
     """`hand_back` or `finish`, once it is draining."""
@@ -332,6 +346,17 @@ class SpentHours(Table, table=True):
     month: str = Field(primary_key=True)
     """Such as `2026-11`."""
     hours: float
+
+
+class OwnerShare(Table, table=True):
+    """GPU time of an owner's ended attempts and conversions, of which half is forgotten each day: for fair shares."""
+
+    __tablename__ = "owner_shares"
+
+    owner: str = Field(primary_key=True)
+    gpu_seconds: float
+    as_of: datetime = Field(sa_type=UtcDateTime)
+    """Time at which `gpu_seconds` was right; it has faded since."""
 
 
 class AuditEntry(Table, table=True):

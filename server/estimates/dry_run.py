@@ -20,10 +20,11 @@ from server.database.tables import Dataset
 from server.errors import QuotaExceeded, StorageQuotaExceeded
 from server.estimates.durations import Bounds, Workload
 from server.estimates.estimates import Estimator
-from server.estimates.resources import batch_range, disk_bytes, memory_bytes
+from server.estimates.resources import batch_range, disk_bytes, least_memory_bytes, memory_bytes
 from server.job_store.queries import consent_missing, usable_dataset
 from server.job_store.serializers import notice_of
 from server.job_store.starts import Start, find_start
+from server.scheduling.resources import lacking, needs_of
 from server.storage.local import Storage
 
 StartFiles = tuple[Path | None, Path | None]
@@ -57,7 +58,8 @@ class EstimateService:
             workload = self._estimator.durations.of_dataset(
                 session, config.model_dump(mode="json"), dataset.id, workers
             )
-            starts_in = self._estimator.starts_in(session, request.priority, now)
+            needs = needs_of(request.resources, least_memory_bytes(request.config))
+            starts_in = self._estimator.starts_in(session, owner, request.priority, needs.text, now)
             quota_warnings = self._quota_warnings(session, owner)
             own = _files(find_start(session, request, self._storage, owner, visible_owner))
         length = dataset.seconds
@@ -76,7 +78,11 @@ class EstimateService:
             basis=None if workload is None else workload.basis,
             basis_detail=_basis_detail(workload),
             has_gpu=has_gpu,
-            warnings=[*self._warnings(request, dataset, disk, own, has_worker=bool(workers)), *quota_warnings],
+            warnings=[
+                *self._warnings(request, dataset, disk, own, has_worker=bool(workers)),
+                *lacking(needs, workers),
+                *quota_warnings,
+            ],
         )
 
     def start_files(self, request: EstimateRequest, *, owner: str, visible_owner: str | None) -> StartFiles:

@@ -3,27 +3,31 @@
 Times come from `durations`: where that has none a time is None, unknown.
 """
 
-import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Session, col
 
-from rvc_train.schemas.jobs import LEASED_STATUSES, Range
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus, Range
 from server.database.engine import SCHEMA_VERSION
 from server.database.tables import Job, Worker
 from server.estimates.calibrations import Calibrations
 from server.estimates.durations import MAX_JOBS, SPREAD, Durations, MeasuredJob, Span
-from server.estimates.queue_places import QueuePlaces
-from server.job_store.leases import IS_QUEUED, QUEUE_ORDER
+from server.estimates.queue_places import QueuePlaces, QueueView, Waiting, waiting
+from server.estimates.waits import NOW, Simulation, needed_numbers
 from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
+from server.scheduling.queue import IS_QUEUED
+from server.scheduling.resources import lacking, parse_needs
 
-_FORECAST: tuple[Any, ...] = (Job.number, Job.priority, Job.dataset_id, Job.config, Job.progress, Job.eta_seconds)
-_NOW, _UNKNOWN = Span(0.0, 0.0, 0.0), Span(0.0, math.inf, math.inf)
+_FORECAST: tuple[Any, ...] = (
+    *(Job.number, Job.needs, Job.worker_id, Job.dataset_id, Job.config, Job.progress, Job.eta_seconds),
+)
+_UNKNOWN = Span(0.0, math.inf, math.inf)
+_LAST_NUMBER = 2**62  # of a job that is not submitted yet
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class JobForecast:
 
     starts_in: Range | None = None
     eta: Range | None = None
+    lacking: Sequence[str] = ()
+    """Reasons why none of the present workers could ever take it."""
 
 
 class Estimator:
@@ -55,44 +61,51 @@ class Estimator:
         return self.durations.comparable(session, config, workers)
 
     def forecasts(
-        self, session: Session, jobs: Sequence[Job | sa.Row[Any]], now: datetime, places: Mapping[int | None, int]
+        self, session: Session, jobs: Sequence[Job | sa.Row[Any]], now: datetime, view: QueueView
     ) -> dict[int | None, JobForecast]:
         """Forecasts by the jobs' numbers; none for jobs that are neither queued nor running.
 
-        `places`: those of the queued ones; a job is not simulated further than to the last of them.
+        Jobs that may have a place behind the first `MAX_JOBS` are not simulated.
         """
         leased = [job for job in jobs if job.status in LEASED_STATUSES]
-        left = self._seconds_left(session, leased, self.live_workers(session, now)) if leased else {}
-        found = {number: JobForecast(eta=seconds.public()) for number, seconds in left.items()}
-        last = max((place for place in places.values() if place <= MAX_JOBS), default=0)
-        return found | self._simulate(session, now, num_jobs=last)[0] if last else found
-
-    def starts_in(self, session: Session, priority: int, now: datetime) -> Range | None:
-        """Seconds that a job submitted now would wait."""
-        return self._simulate(session, now, priority)[1]
-
-    def _simulate(
-        self, session: Session, now: datetime, least_priority: float = -math.inf, num_jobs: int = MAX_JOBS
-    ) -> tuple[dict[int | None, JobForecast], Range | None]:
-        """Give each queued job to the first free worker, at best, as is likely and at worst.
-
-        Returns its forecast, and the wait after all.
-        """
+        queued = [waiting(job) for job in jobs if job.status == JobStatus.QUEUED]
+        if not (leased or queued):
+            return {}
         workers = self.live_workers(session, now)
-        if not workers:
-            return {}, None
-        rows = session.execute(sa.select(*_FORECAST).where(IS_QUEUED).order_by(*QUEUE_ORDER).limit(num_jobs)).all()
-        queue = [job for job in rows if job.priority >= least_priority]
+        left = self._seconds_left(session, leased, workers)
+        found = {number: JobForecast(eta=seconds.public()) for number, seconds in left.items()}
+        starts, takes = self._starts(session, queued, workers, view)
+        for job in queued:
+            forecast = JobForecast(lacking=lacking(parse_needs(job.needs), workers))
+            if job.number in starts and job.number in takes:
+                start, end = starts[job.number], starts[job.number] + takes[job.number]
+                forecast = replace(forecast, starts_in=start.public(), eta=end.public())
+            found[job.number] = forecast
+        return found
+
+    def starts_in(self, session: Session, owner: str, priority: int, needs: str, now: datetime) -> Range | None:
+        """Seconds that a job submitted now would wait."""
+        job = Waiting(_LAST_NUMBER, owner, priority, needs)
+        starts, _ = self._starts(session, [job], self.live_workers(session, now), self.places.view(session, now))
+        return starts[job.number].public() if starts else None
+
+    def _starts(
+        self, session: Session, jobs: Sequence[Waiting], workers: Sequence[Worker], view: QueueView
+    ) -> tuple[dict[int, Span], dict[int, Span]]:
+        """Starts of waiting jobs, and durations, by their numbers; none of those too far behind."""
+        jobs = [job for job in jobs if view.place(job) <= MAX_JOBS]
+        if not (jobs and workers):
+            return {}, {}
+        numbers = needed_numbers(view, jobs)
+        rows = session.execute(sa.select(*_FORECAST).where(IS_QUEUED, col(Job.number).in_(numbers))).all()
         held_by = col(Job.worker_id).in_([worker.id for worker in workers])
         busy = session.execute(sa.select(*_FORECAST).where(held_by)).all()
-        left = self._seconds_left(session, [*busy, *queue], workers)
-        workers_free = _Workers([left[job.number] for job in busy] + [_NOW] * (len(workers) - len(busy)))
-        found: dict[int | None, JobForecast] = {}
-        for job in queue:
-            starts_in = workers_free.next
-            workers_free.take(left[job.number])
-            found[job.number] = JobForecast(starts_in.public(), (starts_in + left[job.number]).public())
-        return found, workers_free.next.public() if len(queue) < MAX_JOBS else None
+        left = self._seconds_left(session, [*busy, *rows], workers)
+        busy_for = {job.worker_id: left[job.number] for job in busy}
+        seconds = {job.number: left[job.number] for job in rows}
+        needs = {job.number: job.needs for job in rows}
+        free_in = [(worker, busy_for.get(worker.id, NOW)) for worker in workers]
+        return Simulation(view, needs, seconds, free_in).starts(jobs), seconds
 
     def _seconds_left(
         self, session: Session, jobs: Sequence[Job | sa.Row[Any]], workers: Sequence[Worker]
@@ -109,23 +122,3 @@ class Estimator:
                 is_auto = job.config.get("total_epochs") == "auto"  # its progress is until the earliest end
                 found[job.number] = Span(left.low, left.likely, all_of_it.high) if is_auto else left
         return found
-
-
-class _Workers:
-    """When workers are free, in three simulations beside each other."""
-
-    def __init__(self, free_in: Sequence[Span]) -> None:
-        self._lows = sorted(span.low for span in free_in)
-        self._likelies = sorted(span.likely for span in free_in)
-        self._highs = sorted(span.high for span in free_in)
-
-    @property
-    def next(self) -> Span:
-        """When the first is free."""
-        return Span(self._lows[0], self._likelies[0], self._highs[0])
-
-    def take(self, seconds: Span) -> None:
-        """Give the first free worker a job."""
-        end = self.next + seconds
-        for heap, number in ((self._lows, end.low), (self._likelies, end.likely), (self._highs, end.high)):
-            heapq.heapreplace(heap, number)

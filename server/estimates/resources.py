@@ -58,6 +58,16 @@ def batch_range(config: TrainingConfig, has_gpu: bool) -> tuple[int, int]:
     return low * config.accumulate_steps, high * config.accumulate_steps
 
 
+def least_memory_bytes(config: TrainingConfig) -> int:
+    """Device memory below which no training with these options fits, whatever the size of its micro-batches.
+
+    In steps of a quarter of a GiB, so that jobs with similar options need the same.
+    """
+    _, both = net_weights(config)
+    step = GIB // 4
+    return int(0.9 * (4 * FLOAT * both + _LIBRARIES_BYTES) // step * step)
+
+
 def memory_bytes(config: TrainingConfig, num_clips: tuple[int, int], audio_seconds: float | None) -> Range:
     """Device memory of training: weights, gradients, the optimizer's two moments, and activations of `num_clips`."""
     _, both = net_weights(config)

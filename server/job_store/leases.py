@@ -12,15 +12,13 @@ from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
 from server.database.base import UtcDateTime
 from server.database.tables import Attempt, Job, Worker
 from server.errors import LeaseLost
+from server.scheduling.queue import IS_QUEUED, Group
 
 S = JobStatus
 LONGEST_RETRY_DELAY = timedelta(minutes=10)
 CLOCK_SLACK = timedelta(minutes=1)
 AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 """The time in `Job.not_before` where a job need not wait: due by every machine's clock."""
-IS_QUEUED: sa.ColumnElement[bool] = col(Job.status) == sa.literal_column("'queued'")
-"""A constant in the statement: with a parameter, a partial index is not used."""
-QUEUE_ORDER = (col(Job.priority).desc(), col(Job.number))
 IS_LEASED: sa.ColumnElement[bool] = col(Job.worker_id).is_not(None)
 """As `status IN LEASED_STATUSES`, which a CHECK constraint guarantees; with an index."""
 
@@ -96,17 +94,21 @@ class ActiveLease:
     heartbeat: int
 
 
-def claim_statement(worker_id: str, now: datetime) -> sa.Executable:
-    """Statement that claims the next job for a worker and returns its number."""
+def claim_statement(worker_id: str, now: datetime, of: Group | str) -> sa.Executable:
+    """Statement that claims the oldest due job of a group, or a single one by its id, and returns its number."""
     may_claim = sa.exists().where(
         col(Worker.id) == worker_id, ~col(Worker.is_draining), col(Worker.stopped_at).is_(None)
     )
     # No job waits longer than the longest delay: a later time was written before the clock was set back.
     is_due = sa.or_(col(Job.not_before) <= now, col(Job.not_before) > now + LONGEST_RETRY_DELAY + CLOCK_SLACK)
+    if isinstance(of, str):
+        which = [col(Job.id) == of]
+    else:
+        which = [col(Job.needs) == of.needs, col(Job.priority) == of.priority, col(Job.owner) == of.owner]
     next_job = (
         sa.select(col(Job.number))
-        .where(IS_QUEUED, is_due, may_claim)
-        .order_by(*QUEUE_ORDER)
+        .where(IS_QUEUED, *which, is_due, may_claim)
+        .order_by(col(Job.number))
         .limit(1)
         .with_for_update(skip_locked=True)
     )

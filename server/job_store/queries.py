@@ -15,7 +15,7 @@ from server.database.engine import read_session
 from server.database.result_tables import Artifact
 from server.database.tables import Dataset, Event, Job, Metric
 from server.errors import NotFound, Refused
-from server.job_store.leases import IS_QUEUED, QUEUE_ORDER
+from server.scheduling.queue import IS_QUEUED, QUEUE_ORDER
 
 _MAX_PRIORITY = 100
 _NUMBER_BITS = 48

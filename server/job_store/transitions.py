@@ -19,9 +19,11 @@ from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
 from server.auth.quotas import record_spent_hours
 from server.database.clock import utc_now
 from server.database.derived_tables import UnthinnedJob
-from server.database.tables import Attempt, Event, EventCounter, Job, Metric
+from server.database.tables import Attempt, Event, EventCounter, Job, Metric, Worker
 from server.errors import Conflict, LeaseLost
 from server.job_store.events import NewEvent
+from server.scheduling.resources import gpus_of
+from server.scheduling.shares import add_gpu_seconds
 from server.storage.sizes import measure_again
 from server.webhooks.service import enqueue_deliveries
 
@@ -109,11 +111,13 @@ class JobStore:
             sa.update(Attempt)
             .where(col(Attempt.job_number) == job.number, col(Attempt.token) == job.token)
             .values(ended_at=now, outcome=outcome, message=message)
-            .returning(col(Attempt.started_at))
+            .returning(col(Attempt.started_at), col(Attempt.worker_id))
             .execution_options(synchronize_session=False)
         )
-        for started in session.execute(ended).scalars():
+        for started, worker_id in session.execute(ended).all():
             record_spent_hours(session, job.owner, started, now)
+            num_gpus = gpus_of(session.get_one(Worker, worker_id))
+            add_gpu_seconds(session, job.owner, (now - started).total_seconds() * max(1, num_gpus), now)
         measure_again(session, job)
 
     def _update_status(self, session: Session, job: Job, before: JobStatus, to: JobStatus, columns: JobColumns) -> None:

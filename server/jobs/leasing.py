@@ -38,12 +38,12 @@ from server.job_store.leases import (
     Lease,
     WorkerCommand,
     attempt_of,
-    claim_statement,
     lease_is_valid,
     lease_lost,
     lease_of,
 )
 from server.job_store.transitions import JobColumns, JobStore, upsert_metrics
+from server.jobs.claims import claim_next, why_never_claimed
 from server.results.evaluations import PreviewFiles, write_evaluations, write_preview, write_quality
 from server.results.stored_files import add_stored_files, remove_unreferenced
 from server.storage.local import Storage, StoredFile
@@ -64,8 +64,10 @@ class LeaseOperations:
         self._retry_delay_seconds = retry_delay_seconds
         self._max_recoveries = max_recoveries
 
-    def claim(self, worker_id: str, *, is_repeated: bool = False) -> Lease | None:
-        """Claim the next job: by priority, then by order of submission. None when no job is due.
+    def claim(self, worker_id: str, *, is_repeated: bool = False, job_id: str | None = None) -> Lease | None:
+        """Claim the next job that the worker can run, in the order of `server.scheduling.queue`. None when none is due.
+
+        `job_id`: claim this one or none.
 
         `is_repeated`: the answer to the worker's last call was lost; the job that it may have claimed is returned.
 
@@ -77,11 +79,12 @@ class LeaseOperations:
                 require_schema(session)
                 if is_repeated and (job := self._unused_claim(session, worker_id)) is not None:
                     return lease_of(job, worker_id)
-                number = session.execute(claim_statement(worker_id, self._store.clock())).scalar_one_or_none()
-                if number is None:
+                worker = session.get(Worker, worker_id)
+                number = None if worker is None else claim_next(session, worker, self._store.clock(), job_id)
+                if worker is None or number is None:
                     return None
                 job = session.exec(select(Job).where(Job.number == number)).one()
-                self._begin_attempt(session, job, number, session.get_one(Worker, worker_id))
+                self._begin_attempt(session, job, number, worker)
                 try:
                     lease = lease_of(job, worker_id)
                 except ValidationError as error:  # the config of an older server, no longer valid
@@ -91,6 +94,11 @@ class LeaseOperations:
                 if self._storage is not None:
                     self._storage.create_attempt(lease.job_id, lease.token)
                 return lease
+
+    def why_never_claimed(self, job_id: str, worker_id: str) -> str | None:
+        """Reason why the worker cannot claim this job, now or later; None where it may."""
+        with read_session(self._store.engine) as session:
+            return why_never_claimed(session, job_id, worker_id)
 
     @staticmethod
     def _unused_claim(session: Session, worker_id: str) -> Job | None:

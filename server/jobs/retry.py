@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from rvc_engine.checkpoints.manifest import FIXED_CHOICES, CheckpointEntry
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint
-from rvc_train.schemas.jobs import JobCreate, JobRetry, JobStatus
+from rvc_train.schemas.jobs import JobCreate, JobRetry, JobStatus, Resources
 from server.database.engine import read_session
 from server.database.tables import Job, new_id
 from server.errors import Conflict, Refused
@@ -136,5 +136,6 @@ def _retry_request(old: Job, request: JobRetry) -> JobCreate:
         labels=dict(old.labels),
         max_attempts=old.max_attempts,
         max_duration_seconds=old.max_duration_seconds,
+        resources=Resources.model_validate(old.resources or {}),
         fetch_weights=old.fetch_weights if request.fetch_weights is None else request.fetch_weights,
     )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Literal
 
@@ -11,20 +12,27 @@ from sqlmodel import Session, col, select
 
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.datasets import DatasetStatus
-from rvc_train.schemas.jobs import JobError, JobPublic, JobStatus
+from rvc_train.schemas.jobs import JobError, JobPublic, JobResources, JobStatus
 from rvc_train.schemas.queue import QueueEntry, QueuePublic
 from rvc_train.schemas.workers import WorkerPublic
 from server.database.engine import SCHEMA_VERSION
 from server.database.result_tables import Artifact, StoredFileRow
 from server.database.tables import Dataset, Event, Job, JobConsent, Worker
 from server.estimates.estimates import Estimator, JobForecast
+from server.estimates.queue_places import QueueView
 from server.job_store.counts import counts
-from server.job_store.leases import IS_LEASED, IS_QUEUED, QUEUE_ORDER
+from server.job_store.leases import IS_LEASED
 from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
 from server.job_store.serializers import content_notice
+from server.scheduling.queue import IS_QUEUED, QUEUE_ORDER
+from server.scheduling.resources import parse_needs
 
 NUM_QUEUED_SHOWN = 100
-_SAME_IN_BOTH = frozenset(Job.model_fields) & frozenset(JobPublic.model_fields) - {"losses", "weights_progress"}
+_SAME_IN_BOTH = frozenset(Job.model_fields) & frozenset(JobPublic.model_fields) - {
+    "losses",
+    "weights_progress",
+    "resources",
+}
 """Fields that the answer has as the row has them."""
 
 
@@ -53,8 +61,9 @@ def jobs_public(session: Session, jobs: Sequence[Job], estimator: Estimator, now
     """Jobs in their public form, with their places in the queue and their forecasts."""
     if not jobs:
         return []
-    places = estimator.places.of(session, jobs)
-    forecasts = estimator.forecasts(session, jobs, now, places)
+    is_waiting = any(job.status == JobStatus.QUEUED for job in jobs)
+    view = estimator.places.view(session, now) if is_waiting else QueueView({}, {})
+    places, forecasts = view.places(jobs), estimator.forecasts(session, jobs, now, view)
     rows = session.connection().execute(_DETAILS, {"numbers": [job.number for job in jobs]})
     details = {row.number: row for row in rows}
     return [
@@ -86,6 +95,8 @@ def _job_public(job: Job, queue_position: int | None, forecast: JobForecast, det
         queue_position=queue_position,
         starts_in=forecast.starts_in,
         eta=forecast.eta,
+        resources=JobResources(**asdict(parse_needs(job.needs))),
+        lacking=list(forecast.lacking),
         disk_bytes=int(details.disk_bytes or 0),
         num_artifacts=details.num_artifacts,
         consent=details.consent,
@@ -103,7 +114,9 @@ def _job_error(job: Job) -> JobError | None:
     return JobError(code=code, message=job.error_message or "", retryable=code.retryable)
 
 
-_ENTRY: tuple[Any, ...] = (Job.number, Job.id, Job.name, Job.status, Job.priority, Job.progress, Job.eta_seconds)
+_ENTRY: tuple[Any, ...] = (
+    *(Job.number, Job.id, Job.name, Job.owner, Job.needs, Job.status, Job.priority, Job.progress, Job.eta_seconds),
+)
 """Columns of an entry of the queue. A whole row has four JSON texts more."""
 
 
@@ -119,10 +132,11 @@ def queue_public(
     query = sa.select(*_ENTRY).where(IS_QUEUED).order_by(*QUEUE_ORDER)
     visible = query if visible_owner is None else query.where(col(Job.owner) == visible_owner)
     queued = session.connection().execute(visible.limit(NUM_QUEUED_SHOWN)).all()
-    places = estimator.places.of(session, queued)
+    view = estimator.places.view(session, now)
+    places = view.places(queued)
     numbers = counts(session)["jobs"]
     shown = [job for job in running if visible_owner in {None, job.owner}]
-    forecasts = estimator.forecasts(session, [*shown, *queued], now, places)
+    forecasts = estimator.forecasts(session, [*shown, *queued], now, view)
     workers = workers_public(session, now, liveness)
     return QueuePublic(
         running=[_queue_entry(job, None, forecasts) for job in shown],
@@ -145,6 +159,7 @@ def _queue_entry(job: Job | sa.Row[Any], position: int | None, forecasts: dict[i
         eta_seconds=job.eta_seconds,
         starts_in=forecast.starts_in,
         eta=forecast.eta,
+        lacking=list(forecast.lacking),
     )
 
 

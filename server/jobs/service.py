@@ -122,6 +122,7 @@ class JobService:
             self._store, retry_delay_seconds=retry_delay_seconds, max_recoveries=max_recoveries, storage=storage
         )
         self.claim = leases.claim
+        self.why_never_claimed = leases.why_never_claimed
         self.heartbeat = leases.heartbeat
         self.record_events = leases.record_events
         self.record_engine_process = leases.record_engine_process

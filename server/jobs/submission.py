@@ -12,13 +12,14 @@ from rvc_engine.errors import FailureCode
 from rvc_engine.pipeline.required_weights import missing_files
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.events import EventType
-from rvc_train.schemas.jobs import JobCreate, JobStatus, RetryFrom, with_job_defaults
+from rvc_train.schemas.jobs import JobCreate, JobStatus, Resources, RetryFrom, with_job_defaults
 from server.auth.audit import record
 from server.auth.quotas import Quotas
 from server.database.engine import read_session, write_session
 from server.database.tables import LOCAL_OWNER, Dataset, Job, JobConsent, new_id
 from server.errors import ConsentRequired, Refused
 from server.estimates.estimates import Estimator
+from server.estimates.resources import least_memory_bytes
 from server.job_store import idempotency
 from server.job_store.events import NewEvent
 from server.job_store.idempotency import IdempotentRequest
@@ -27,6 +28,7 @@ from server.job_store.queries import consent_missing, find_job, usable_dataset
 from server.job_store.starts import Start, find_start
 from server.job_store.transitions import JobStore
 from server.jobs.serializers import jobs_public
+from server.scheduling.resources import needs_of
 from server.storage.local import Storage
 from server.storage.sizes import measure_again
 from server.webhooks.service import copy_webhooks, new_webhook
@@ -211,8 +213,10 @@ class Submissions:
         """Add the rows of a job: its own, its webhook's, the first event and the audit entry."""
         now = self._store.clock()
         config = with_job_defaults(request.config).model_dump(mode="json")
-        fields = request.model_dump(mode="json", exclude={"webhook", "config", "start_from"})
-        fields |= {"config": config, "start_from": start_record}
+        fields = request.model_dump(mode="json", exclude={"webhook", "config", "start_from", "resources"})
+        given = request.resources.model_dump(mode="json", exclude_defaults=True)
+        needs = needs_of(request.resources, least_memory_bytes(request.config))
+        fields |= {"config": config, "start_from": start_record, "resources": given or None, "needs": needs.text}
         job = Job(**fields, id=job_id, owner=owner, created_at=now, not_before=AT_ONCE)
         if request.fetch_weights and self._lacks_weights(request, job_id):
             job.weights_progress = 0.0
@@ -261,8 +265,8 @@ def _has_own_start(request: JobCreate) -> bool:
 
 def request_fingerprint(request: JobCreate) -> str:
     """Hash of a submission's payload."""
-    defaults = {"fetch_weights": request.fetch_weights, "start_from": request.start_from}
-    newer = {name for name, value in defaults.items() if not value}  # keys of older versions stay valid
+    defaults = {"fetch_weights": False, "start_from": None, "resources": Resources()}
+    newer = {name for name, value in defaults.items() if getattr(request, name) == value}  # older keys stay valid
     return hashlib.sha256(request.model_dump_json(exclude=newer).encode()).hexdigest()
 
 

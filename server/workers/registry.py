@@ -1,5 +1,6 @@
 """The worker registry: registration, heartbeats, draining."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,9 +36,13 @@ class WorkerRegistry:
         version: str | None = None,
         heartbeat_seconds: float | None = None,
         serves_conversions: bool = False,
+        num_gpus: int | None = None,
+        gpu_memory_bytes: int | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> str:
         """Register a worker and return its id. `device_name`: model of the device, for users and estimates.
 
+        `num_gpus`, `gpu_memory_bytes` (of the smallest GPU; None: unknown) and `labels`: what jobs may require.
         Raises SettingsRefused when the server's lease is too short for heartbeats every `heartbeat_seconds`.
         """
         now = self._clock()
@@ -56,6 +61,9 @@ class WorkerRegistry:
                 schema_version=SCHEMA_VERSION,
                 heartbeat_seconds=heartbeat_seconds,
                 serves_conversions=serves_conversions,
+                num_gpus=num_gpus,
+                gpu_memory_bytes=gpu_memory_bytes,
+                labels=dict(labels or {}),
                 registered_at=now,
                 last_seen_at=now,
             )

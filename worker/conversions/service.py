@@ -41,6 +41,8 @@ class ConversionService:
         self._engines, self._worker_id, self._is_draining = engines, worker_id, is_draining
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="conversions", daemon=True)
+        self.is_busy = False
+        """Whether a conversion runs."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -61,7 +63,9 @@ class ConversionService:
             try:
                 lease = self._claim()
                 if lease is not None:
+                    self.is_busy = True
                     self._serve(lease)
+                    self.is_busy = False
                     continue
                 self._engines.keep_room()
                 self._engines.end_if_idle()

@@ -80,6 +80,20 @@ def device_name(device: str, environment: Mapping[str, str]) -> str:
     return f"{_cpu_name()} ({os.cpu_count()} cores)"
 
 
+def gpu_resources(device: str, environment: Mapping[str, str]) -> tuple[int, int | None]:
+    """Number of GPUs that engines train on, and the memory of the smallest; None where that is unknown."""
+    if device == "cpu":
+        return 0, None
+    torch = installed_torch()
+    if device.startswith(CUDA) or (device == AUTO and torch is not None and "NVIDIA" in torch.supports):
+        queried = [_query_gpu(gpu, "memory.total,nounits") for gpu in visible_gpus(device, environment)]
+        mebibytes = [int(each) for each in queried if each is not None and each.isdecimal()]
+        if device != AUTO or mebibytes:
+            return len(queried), min(mebibytes) * 2**20 if mebibytes else None
+    is_there = device != AUTO or _other_gpu_name(device) is not None
+    return int(is_there), None
+
+
 def _numbers(device: str) -> list[int]:
     """Numbers of the GPUs in `cuda`, `cuda:1`, or `cuda:0+cuda:1`."""
     return [int(gpu.partition(":")[2] or 0) for gpu in device.split("+")]
@@ -95,7 +109,14 @@ def _other_gpu_name(device: str) -> str | None:
 
 def _gpu_name(which: str) -> str | None:
     """Name of a GPU from its driver; None without a driver."""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", f"--id={which}"]
+    return _query_gpu(which, "name")
+
+
+def _query_gpu(which: str, field: str) -> str | None:
+    """A property of a GPU from its driver, such as `name` or `memory.total,nounits`; None without a driver."""
+    name, _, options = field.partition(",")
+    form = ",".join(filter(None, ("csv", "noheader", options)))
+    command = ["nvidia-smi", f"--query-gpu={name}", f"--format={form}", f"--id={which}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):

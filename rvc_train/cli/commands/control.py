@@ -6,12 +6,12 @@ from typing import Annotated, Any
 import typer
 
 from rvc_engine.translation.messages import translated, translated_word
-from rvc_train.cli.commands.jobs import JobArgument, labels_of
+from rvc_train.cli.commands.jobs import JobArgument, labels_of, resources_of
 from rvc_train.cli.output import ago, size, span, table
 from rvc_train.cli.session import ApiCommand, Session
 from rvc_train.cli.training_options import training_config, with_training_options
 from rvc_train.errors import UsageError
-from rvc_train.schemas.jobs import JobPublic, Range
+from rvc_train.schemas.jobs import JobPublic, Range, Resources
 from rvc_train.schemas.queue import EstimateRequest, JobEstimate
 
 
@@ -89,13 +89,17 @@ def estimate(
     config: Annotated[
         Path | None, typer.Option(help="JSON file of training options, which single options override.")
     ] = None,
+    gpus: Annotated[int | None, typer.Option(help="As for `submit`.", show_default="0")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(metavar="GB", help="As for `submit`.")] = None,
+    worker_label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="As for `submit`.")] = None,
     *,
     choices: dict[str, Any],
 ) -> None:
     """Estimate a job's clips, steps, time, disk space and memory, without submitting it."""
     settings = training_config(config, choices)
     found = session.client.find_dataset(dataset)
-    made = session.client.estimate(EstimateRequest(dataset_id=found.id, config=settings))
+    given = resources_of(gpus, gpu_memory, worker_label) or Resources()
+    made = session.client.estimate(EstimateRequest(dataset_id=found.id, config=settings, resources=given))
     session.output.result(made, "\n".join(_lines(made)))
     for warning in made.warnings:
         session.output.warning(warning)
@@ -145,13 +149,16 @@ def queue(session: Session) -> None:
         )
     is_empty = not (found.running or found.queued)
     session.output.result(found, "no jobs are running or queued" if is_empty else rows)
+    for entry in found.queued:
+        for sentence in entry.lacking:
+            session.output.note(f"{entry.id}: {sentence}")
     session.output.note(f"{found.num_queued} queued, {found.num_workers} workers alive")
 
 
 def workers(session: Session) -> None:
     """List the workers."""
     found = session.client.workers()
-    rows = table("ID", "NAME", "HOST", "DEVICE", "STATUS", "JOB", "SEEN")
+    rows = table("ID", "NAME", "HOST", "DEVICE", "LABELS", "STATUS", "JOB", "SEEN")
     for worker in found:
         device = worker.device if worker.device_name is None else f"{worker.device}: {worker.device_name}"
         seen = ago(worker.last_seen_at)
@@ -160,6 +167,7 @@ def workers(session: Session) -> None:
             worker.name,
             worker.host,
             device,
+            ",".join(f"{key}={value}" for key, value in worker.labels.items()) or "-",
             translated_word("status", worker.status),
             worker.job_id or "-",
             seen,

@@ -23,7 +23,15 @@ from rvc_train.cli.watch import print_outcome, watch
 from rvc_train.errors import UsageError
 from rvc_train.http.files import free_paths
 from rvc_train.schemas.events import EventPublic, EventType
-from rvc_train.schemas.jobs import JobCreate, JobPublic, StartedFrom, StartFrom, TrainingEnd
+from rvc_train.schemas.jobs import (
+    JobCreate,
+    JobPublic,
+    JobResources,
+    Resources,
+    StartedFrom,
+    StartFrom,
+    TrainingEnd,
+)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique prefix of one, or `last`.")]
 
@@ -69,6 +77,13 @@ def submit(
             "a save, or `best`, in place of its last one.",
         ),
     ] = None,
+    gpus: Annotated[int | None, typer.Option(help="Least number of GPUs of its worker.", show_default="0")] = None,
+    gpu_memory: Annotated[
+        float | None, typer.Option(metavar="GB", help="Least memory of each of its worker's GPUs, in GB.")
+    ] = None,
+    worker_label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label that its worker must have; repeatable.")
+    ] = None,
     *,
     choices: dict[str, Any],
 ) -> None:
@@ -85,6 +100,7 @@ def submit(
         "max_duration_seconds": max_duration_seconds,
         "fetch_weights": fetch_weights or None,
         "start_from": None if start_from is None else _start_of(session, start_from),
+        "resources": resources_of(gpus, gpu_memory, worker_label),
     }
     given = {field: value for field, value in fields.items() if value is not None}
     job = session.client.submit(validated(JobCreate, given, {"labels": "--label"}))
@@ -99,6 +115,18 @@ def submit(
         session.output.note(f"{job.id}  {job.name}  {translated_word('status', job.status)}")
         raise typer.Exit(_watch_until_end(session, job))
     session.output.result(job, f"{job.id}  {job.name}  {job.status}\nwatch it with: rvc-train watch {job.id}")
+
+
+def resources_of(gpus: int | None, gpu_memory: float | None, worker_label: list[str] | None) -> Resources | None:
+    """The requirements in options; None without any."""
+    fields = {
+        "gpus": gpus,
+        "gpu_memory_bytes": None if gpu_memory is None else int(gpu_memory * 1e9),
+        "labels": labels_of(worker_label) if worker_label else None,
+    }
+    given = {field: value for field, value in fields.items() if value is not None}
+    names = {"gpus": "--gpus", "gpu_memory_bytes": "--gpu-memory", "labels": "--worker-label"}
+    return validated(Resources, given, names) if given else None
 
 
 def _start_of(session: Session, text: str) -> StartFrom:
@@ -233,6 +261,8 @@ def show(session: Session, job: JobArgument) -> None:
         *([f"training   {_end_text(found.training_end)}"] if found.training_end else []),
         *([f"ends in    {span(found.eta)}"] if found.eta else []),
         *([f"starts in  {span(found.starts_in)}"] if found.starts_in else []),
+        *(f"waits      {sentence}" for sentence in found.lacking),
+        *([f"needs      {needs}"] if (needs := _needs_text(found.resources)) else []),
         *([f"retry of   {found.retry_of}, from the {found.retry_from}"] if found.retry_of else []),
         *([f"start      {_start_text(found.start_from)}"] if found.start_from else []),
         *([f"consent    {found.consent.speaker}, {found.consent.date}"] if found.consent else []),
@@ -247,6 +277,14 @@ def show(session: Session, job: JobArgument) -> None:
 def _end_text(end: TrainingEnd) -> str:
     """The end of training as its event has it."""
     return translated(ending_text(TrainingEnded(**end.model_dump())))
+
+
+def _needs_text(resources: JobResources) -> str:
+    """Requirements that were given; not the memory that is required wherever there is a GPU."""
+    labels = [f"{key}={value}" for key, value in resources.labels.items()]
+    gpus = [f"{resources.gpus} GPU"] if resources.gpus else []
+    memory = [f"{size(resources.gpu_memory_bytes)} each"] if gpus and resources.gpu_memory_bytes else []
+    return ", ".join([*gpus, *memory, *labels])
 
 
 def _start_text(start: StartedFrom) -> str:

@@ -7,8 +7,10 @@ output and the exit code are the program's own.
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import NoReturn
+from types import MappingProxyType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -39,9 +41,36 @@ def server() -> None:
     _become("server", extra="server")
 
 
-def worker() -> None:
-    """Run one worker, until SIGTERM or Ctrl-C; its job then saves a checkpoint for another worker to continue."""
-    _become("worker", extra="all")
+def worker(
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Label that jobs may ask for; repeatable."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="End after one job: the same as --max-jobs 1.")] = False,
+    job: Annotated[str | None, typer.Option(metavar="ID", help="Run only this job, and end with it.")] = None,
+    max_jobs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="End after N jobs; each attempt counts.")
+    ] = None,
+    exit_when_idle: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="End after so long without a job or a conversion.")
+    ] = None,
+) -> None:
+    """Run one worker, until SIGTERM or Ctrl-C; its job then saves a checkpoint for another worker to continue.
+
+    With limits the exit code is 0: its jobs succeeded, 4: one failed, 7: it ran none, 8: one is in the queue again.
+    """
+    if once and max_jobs not in {None, 1}:
+        raise typer.BadParameter("--once is --max-jobs 1; leave one of them out")
+    if any("," in each for each in label or []):
+        raise typer.BadParameter("a comma separates labels in RVC_TRAIN_WORKER_LABELS, so a label has none")
+    given = {
+        "WORKER_LABELS": ",".join(label) if label else None,
+        "WORKER_JOB": job,
+        "WORKER_MAX_JOBS": 1 if once else max_jobs,
+        "EXIT_WHEN_IDLE_SECONDS": exit_when_idle,
+    }
+    settings = {f"RVC_TRAIN_{name}": str(value) for name, value in given.items() if value is not None}
+    _become("worker", extra="all", settings=settings)
 
 
 def admin(context: typer.Context) -> None:
@@ -49,7 +78,7 @@ def admin(context: typer.Context) -> None:
     _become("server.admin", *context.args, extra="server")
 
 
-def _become(module: str, *arguments: str, extra: str) -> NoReturn:
+def _become(module: str, *arguments: str, extra: str, settings: Mapping[str, str] = MappingProxyType({})) -> NoReturn:
     """Replace this process by a program, or print the command that installs it and exit."""
     if find_spec("sqlmodel") is None:
         name = module.partition(".")[0]
@@ -61,6 +90,7 @@ def _become(module: str, *arguments: str, extra: str) -> NoReturn:
         sys.exit(exit_codes.USAGE)
     command, environment = python_command(module, *arguments), inherited_environment(os.environ)
     environment.setdefault(VARIABLE, str(default_data_folder()))
+    environment |= settings
     if sys.platform == "win32":  # has no call that replaces a process
         sys.exit(subprocess.call(command, env=environment))
     os.execve(command[0], command, environment)  # noqa: S606 - no shell is the point

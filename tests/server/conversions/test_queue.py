@@ -4,7 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from server.database.tables import Conversion
 from server.errors import LeaseLost
 from server.jobs.reaper import Reaper
 
@@ -25,6 +27,16 @@ def test_each_conversion_is_claimed_once_oldest_first_by_many_workers_at_once(sh
     assert sorted(each for part in claimed for each in part) == ids
     assert all(part == sorted(part) for part in claimed)
     assert shop.queue.claim(workers[0]) is None
+
+
+def test_the_owner_with_the_least_gpu_time_goes_first(shop: Any) -> None:
+    shop.finished()
+    ids = [shop.submitted()["id"] for _ in range(3)]
+    with shop.server.context.engine.begin() as connection:
+        another = sa.update(Conversion).where(Conversion.id == ids[-1]).values(owner="another")
+        connection.execute(another)
+    worker = shop.worker()
+    assert [shop.queue.claim(worker).conversion_id for _ in ids] == [ids[0], ids[2], ids[1]]
 
 
 def test_a_draining_or_unknown_worker_claims_nothing(shop: Any) -> None:

@@ -138,6 +138,7 @@ function describe() {
   const isTimed = job.config.max_train_seconds != null || isAuto(); // it will hardly reach its last epoch
   return [
     ["queue", job.queue_position && t("voices.position", { n: job.queue_position })],
+    ["lacking", job.lacking.join("; ")],
     ["now", isRunning && !job.stage ? t("job.starting") : null],
     ["starts", job.starts_in && span(job.starts_in)],
     ["ends", isRunning && isAuto() ? t("job.ends_by_itself", { n: number(job.config.max_epochs) }) : null],

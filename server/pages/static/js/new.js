@@ -18,6 +18,7 @@ import { Start } from "./new/start.js";
 import { attempt, confirm, may, notify } from "./shell.js";
 import { about, ago, count, duration, percent, size, t } from "./words.js";
 
+const GB = 1e9;
 const form = byId("new-job");
 const settings = new Settings(() => changed());
 const choices = new Choices(form, settings);
@@ -234,14 +235,21 @@ async function erase(one) {
 // --- settings
 
 function setChoices() {
-  const labels = {};
-  for (const part of form.elements.labels.value.split(",").map((one) => one.trim()).filter(Boolean)) {
-    const [key, ...value] = part.split("=");
-    labels[key.trim()] = value.join("=").trim();
-  }
-  const priority = Number(form.elements.priority.value) || 0;
-  return { dataset_id: dataset.id, config: settings.config, ...begin.request, priority, labels, fetch_weights: true };
+  const { labels, priority, worker_labels: workerLabels, gpu_memory: memory } = form.elements;
+  const resources = { labels: pairs(workerLabels.value) };
+  if (memory.value !== "") resources.gpu_memory_bytes = Math.round(Number(memory.value) * GB);
+  return { dataset_id: dataset.id, config: settings.config, ...begin.request, priority: Number(priority.value) || 0, labels: pairs(labels.value), resources, fetch_weights: true };
 }
+
+/** "team=a, take=2" as an object. */
+function pairs(text) {
+  return Object.fromEntries(text.split(",").map((one) => one.trim()).filter(Boolean).map((one) => {
+    const [key, ...value] = one.split("=");
+    return [key.trim(), value.join("=").trim()];
+  }));
+}
+
+const asPairs = (labels) => Object.entries(labels).map(([key, value]) => (value ? `${key}=${value}` : key)).join(", ");
 
 // --- estimate
 
@@ -379,7 +387,9 @@ async function takeOver() {
   form.elements.name.value = job.name;
   isNameOwn = true;
   form.elements.priority.value = job.priority;
-  form.elements.labels.value = Object.entries(job.labels).map(([key, value]) => (value ? `${key}=${value}` : key)).join(", ");
+  form.elements.labels.value = asPairs(job.labels);
+  form.elements.worker_labels.value = asPairs(job.resources.labels);
+  if (job.resources.gpus > 0 && job.resources.gpu_memory_bytes) form.elements.gpu_memory.value = job.resources.gpu_memory_bytes / GB;
   begin.take(job.config);
   choices.take(job.config);
   if (purpose === "start") begin.fromJob(job.id);
@@ -387,7 +397,7 @@ async function takeOver() {
   if (purpose === "retry") {
     retryOf = job;
     choices.goOnFrom(job);
-    for (const name of ["name", "priority", "labels"]) form.elements[name].disabled = true; // a retry keeps them
+    for (const name of ["name", "priority", "labels", "gpu_memory", "worker_labels"]) form.elements[name].disabled = true; // a retry keeps them
     for (const id of ["drop", "zip-names-choice", "addresses", "known", "unfinished"]) byId(id).hidden = true;
   }
   settings.take(job.config, choices.governed);

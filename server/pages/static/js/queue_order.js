@@ -1,4 +1,4 @@
-// The order of the queue, changed by drag, by buttons, and by Alt with the arrow keys. The server orders by priority, then by time.
+// The order of the queue, changed by drag, by buttons, and by Alt with the arrow keys. The server orders one owner's jobs by priority, then by time.
 
 import { patch } from "./api.js";
 import { h } from "./dom.js";

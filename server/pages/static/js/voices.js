@@ -179,6 +179,7 @@ const isWaiting = (job) => job.status === "paused" && !job.stage;
 function describe(job) {
   if (job.status === "queued") {
     const facts = job.queue_position ? [t("voices.position", { n: job.queue_position })] : [];
+    facts.push(...job.lacking);
     if (job.starts_in) facts.push(t("voices.starts_in", { time: span(job.starts_in) }));
     return [...facts, t("voices.submitted", { time: ago(job.created_at) })];
   }

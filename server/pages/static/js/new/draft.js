@@ -1,6 +1,6 @@
 // What was typed and chosen, kept for this tab: it survives Back, a reload and a restart of the server.
 
-const FIELDS = ["name", "priority", "labels", "effort", "kind", "where", "people", "start", "more"];
+const FIELDS = ["name", "priority", "labels", "gpu_memory", "worker_labels", "effort", "kind", "where", "people", "start", "more"];
 
 /** The draft of one page: of a new voice, or of one from another job. */
 export class Draft {

@@ -26,6 +26,7 @@ function make(entry) {
   return h("li", {},
     h("h3", {}, h("a", { href: `/jobs/${entry.id}` }, entry.name), h("span", {})),
     h("div", { class: "facts-line" }),
+    h("p", { class: "fault", hidden: true }),
     h("progress", { max: 1, value: 0, "aria-label": t("job.progress") }));
 }
 
@@ -35,6 +36,9 @@ function update(item, entry) {
   setText(pill, t(`status.${entry.status}`));
   const facts = describe(entry);
   refresh(item.querySelector(".facts-line"), facts, () => facts.map((fact) => h("span", {}, fact)));
+  const lacking = item.querySelector(".fault");
+  lacking.hidden = entry.lacking.length === 0;
+  setText(lacking, entry.lacking.join("; "));
   const bar = item.querySelector("progress");
   bar.hidden = entry.queue_position != null;
   bar.value = entry.progress;

@@ -56,6 +56,7 @@ function describe(worker) {
   if (worker.drain_mode && LIVING.includes(worker.status)) facts.push(t(`server.workers.mode.${worker.drain_mode}`));
   if (worker.status === "lost") facts.push(t("server.workers.seen", { time: ago(worker.last_seen_at) }));
   facts.push(t("server.workers.where", { host: worker.host, pid: worker.pid }));
+  facts.push(...Object.entries(worker.labels).map(([key, value]) => `${key}=${value}`));
   if (worker.version) facts.push(`rvc-train ${worker.version}`);
   return facts;
 }
