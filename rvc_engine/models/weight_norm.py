@@ -156,7 +156,7 @@ def _cast(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
 def cast_at_once(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Compute the weights of a model's convolutions, and cast them and the biases to a 16-bit format all at once.
 
-    For one pass with gradients, inside autocast, which would cast each by itself: on a GPU a quarter of a step's
+    For one pass with gradients, inside autocast, which would cast each by itself: on a GPU a sixth of a step's
     kernels. The values are the same. No block of the model may be computed again in the backward pass.
     """
     layers = [module for module in model.modules() if isinstance(module, _WeightNorm)]
