@@ -55,7 +55,7 @@ class UnpackLimits:
     """Free disk space available for the recordings."""
 
     def less(self, num_files: int, num_bytes: int) -> "UnpackLimits":
-        """What is left of the limits after so many files and bytes."""
+        """The rest of the limits after so many files and bytes."""
         most = {"max_files": self.max_files - num_files, "max_unpacked_bytes": self.max_unpacked_bytes - num_bytes}
         return replace(self, **most)
 

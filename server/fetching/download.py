@@ -43,7 +43,7 @@ async def _nothing(received: int, total: int | None) -> None:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a file is downloaded from, and what is checked meanwhile."""
+    """Address of a file, with the checks of its download."""
 
     url: str
     check: Callable[[Mapping[str, str]], None] = lambda headers: None

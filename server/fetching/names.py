@@ -1,4 +1,4 @@
-"""Names of downloaded files, and which answers are no recordings by what their server says of them."""
+"""Names of downloaded files, and media types that are no recordings."""
 
 from collections.abc import Collection, Mapping
 from email.message import Message
