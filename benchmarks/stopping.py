@@ -106,7 +106,7 @@ def _scorer(root: Path, config: TrainingConfig, machine: Machine) -> Evaluator:
 
 
 def _score(voice: Path, scorer: Evaluator) -> float:
-    """`eval/mel` of a voice on the scorer's clips."""
+    """Score a voice as `eval/mel` does, on the clips of the scorer."""
     model, distances = read_voice(voice), []
     hparams = model.hparams
     with torch.no_grad():
