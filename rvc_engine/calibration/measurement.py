@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -142,7 +143,7 @@ def _step_seconds(state: GanTrainState, batch_size: int, clock: Clock, deadline:
     for number in range(num_warm_ups + NUM_TIMED):
         started = clock()
         if graphs is None or graphs.replay(inputs, batch_size) is None:
-            with graphs.warm_up() if graphs is not None else torch.enable_grad():
+            with nullcontext() if graphs is None else graphs.warm_up():
                 training_step(state, inputs.batch, inputs.starts, inputs.noise)
         synchronize(device)
         taken = clock() - started

@@ -47,10 +47,11 @@ class Calibrations:
         """Calibrations by the names of devices that have one; files are read again after some seconds."""
         if time.monotonic() - self._read_at > CACHE_SECONDS:
             self._found, self._read_at = {}, time.monotonic()
-        for name in {*device_names} - {None} - self._found.keys():
-            if name is not None and (calibration := self.of_device(name)) is not None:
+        names = {name for name in device_names if name is not None}
+        for name in names - self._found.keys():
+            if (calibration := self.of_device(name)) is not None:
                 self._found[name] = calibration
-        return {name: self._found[name] for name in device_names if name in self._found}
+        return {name: self._found[name] for name in names & self._found.keys()}
 
     def write(self, device_name: str, calibration: Calibration) -> None:
         """Replace the device's calibration. OSError when the storage cannot be written."""
