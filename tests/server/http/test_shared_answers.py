@@ -100,15 +100,17 @@ def test_requests_that_arrive_together_wait_for_one_answer_and_whoever_leaves_ta
 ) -> None:
     import httpx
 
+    from server.api.jobs import jobs
+
     release, calls = threading.Event(), []
-    list_jobs = guarded.context.jobs.list
+    list_jobs = jobs.newest_jobs
 
     def slow(*filters: Any) -> Any:
         calls.append(filters)
         release.wait(30)
         return list_jobs(*filters)
 
-    monkeypatch.setattr(guarded.context.jobs, "list", slow)
+    monkeypatch.setattr(jobs, "newest_jobs", slow)
     path = "/v1/jobs?search=nobody"
 
     def leaving() -> None:
