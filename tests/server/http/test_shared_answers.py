@@ -5,28 +5,30 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlmodel import Session
 
 from rvc_engine.events import Warned
+from server.api.jobs import jobs
 from server.database.engine import create_engine
 from server.jobs.service import JobService
 
 
 @pytest.fixture
-def counted(guarded: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The addresses whose answers were made, in order."""
     made: list[str] = []
-    list_jobs, get_job = guarded.context.jobs.list, guarded.context.jobs.get
+    list_jobs, find_job = jobs.newest_jobs, jobs.find_job
 
-    def listing(*filters: Any) -> Any:
+    def listing(*arguments: Any) -> Any:
         made.append("list")
-        return list_jobs(*filters)
+        return list_jobs(*arguments)
 
-    def getting(job_id: str) -> Any:
+    def finding(session: Session, job_id: str) -> Any:
         made.append(job_id)
-        return get_job(job_id)
+        return find_job(session, job_id)
 
-    monkeypatch.setattr(guarded.context.jobs, "list", listing)
-    monkeypatch.setattr(guarded.context.jobs, "get", getting)
+    monkeypatch.setattr(jobs, "newest_jobs", listing)
+    monkeypatch.setattr(jobs, "find_job", finding)
     return made
 
 
@@ -36,6 +38,7 @@ def test_pollers_at_one_moment_share_an_answer_and_a_change_is_seen_by_the_next_
 ) -> None:
     job = guarded.bench.job(name="first")
     administrator.get("/v1/jobs")
+    assert counted == ["list"]
     counted.clear()
     before = administrator.get("/v1/jobs").json()
     first = [administrator.get("/v1/jobs").json() for _ in range(5)]
@@ -50,14 +53,14 @@ def test_pollers_at_one_moment_share_an_answer_and_a_change_is_seen_by_the_next_
 
 def test_a_change_that_a_worker_makes_is_seen_by_the_next_request(guarded: Any, administrator: Any) -> None:
     worker_side = create_engine(guarded.context.settings.url)  # as a worker's process has one
-    jobs = JobService(worker_side)
+    of_worker = JobService(worker_side)
     job = guarded.bench.job(priority=100)
-    lease = jobs.claim(guarded.bench.worker())
+    lease = of_worker.claim(guarded.bench.worker())
     assert lease is not None
     assert lease.job_id == job.id
     for number in range(10):
         before = administrator.get(f"/v1/jobs/{job.id}").json()["last_event_seq"]
-        jobs.record_events(lease, [Warned(message=f"warning {number}")])
+        of_worker.record_events(lease, [Warned(message=f"warning {number}")])
         assert administrator.get(f"/v1/jobs/{job.id}").json()["last_event_seq"] == before + 1
     worker_side.dispose()
 
@@ -101,14 +104,14 @@ def test_requests_that_arrive_together_wait_for_one_answer_and_whoever_leaves_ta
     import httpx
 
     release, calls = threading.Event(), []
-    list_jobs = guarded.context.jobs.list
+    list_jobs = jobs.newest_jobs
 
     def slow(*filters: Any) -> Any:
         calls.append(filters)
         release.wait(30)
         return list_jobs(*filters)
 
-    monkeypatch.setattr(guarded.context.jobs, "list", slow)
+    monkeypatch.setattr(jobs, "newest_jobs", slow)
     path = "/v1/jobs?search=nobody"
 
     def leaving() -> None:
