@@ -253,12 +253,12 @@ class ConversionQueue:
         self._end(session, row, S.FAILED, message)
 
     def _end(self, session: Session, row: Conversion, status: ConversionStatus, message: str) -> None:
-        now = self._clock()
-        if row.status == S.RUNNING and row.started_at is not None:
-            record_spent_hours(session, row.owner, row.started_at, now)
-            add_gpu_seconds(session, row.owner, (now - row.started_at).total_seconds(), now)
+        now, started = self._clock(), row.started_at if row.status == S.RUNNING else None
         row.status, row.worker_id, row.finished_at = status, None, now
         add_event(row, ConversionEventType(status), message, now)
+        if started is not None:  # last, because it flushes the row
+            record_spent_hours(session, row.owner, started, now)
+            add_gpu_seconds(session, row.owner, (now - started).total_seconds(), now)
 
     @staticmethod
     def _held(session: Session, lease: ConversionLease) -> Conversion:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from rvc_train.schemas.voices.conversions import ConversionFailure
 from server.database.tables import Conversion
 from server.errors import LeaseLost
 from server.jobs.reaper import Reaper
@@ -36,7 +37,11 @@ def test_the_owner_with_the_least_gpu_time_goes_first(shop: Any) -> None:
         another = sa.update(Conversion).where(Conversion.id == ids[-1]).values(owner="another")
         connection.execute(another)
     worker = shop.worker()
-    assert [shop.queue.claim(worker).conversion_id for _ in ids] == [ids[0], ids[2], ids[1]]
+    leases = [shop.queue.claim(worker) for _ in ids]
+    found = [lease.conversion_id for lease in leases]
+    assert found == [ids[2], ids[0], ids[1]], "the training of the voice counts"
+    for lease in leases:
+        shop.queue.fail(lease, ConversionFailure.INTERNAL, "a test")
 
 
 def test_a_draining_or_unknown_worker_claims_nothing(shop: Any) -> None:
