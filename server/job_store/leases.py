@@ -105,6 +105,7 @@ def claim_statement(worker_id: str, now: datetime, of: Group | str) -> sa.Execut
         which = [col(Job.id) == of]
     else:
         which = [col(Job.needs) == of.needs, col(Job.priority) == of.priority, col(Job.owner) == of.owner]
+        which.append(col(Job.number) >= of.first)  # whichever index is used, nothing before the group is read
     next_job = (
         sa.select(col(Job.number))
         .where(IS_QUEUED, *which, is_due, may_claim)
