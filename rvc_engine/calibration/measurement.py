@@ -137,7 +137,7 @@ def _step_seconds(state: GanTrainState, batch_size: int, clock: Clock, deadline:
     device, inputs = state.device, _inputs(state, batch_size)
     graphs = None
     if has_graphs(device):
-        graphs = GraphedSteps(state, CudaGraphCapturer(device), CLIP_FRAMES, {batch_size}, lambda _: None)
+        graphs = GraphedSteps(state, CudaGraphCapturer(device), CLIP_FRAMES, {batch_size})
     num_warm_ups = 1 if graphs is None else WARM_UP_STEPS + 1  # the last captures the graph
     best = float("inf")
     for number in range(num_warm_ups + NUM_TIMED):

@@ -119,7 +119,7 @@ class StagingMemory:
             return torch.empty(tensor.shape, dtype=tensor.dtype)
         start = -(-self._used // ALIGNMENT) * ALIGNMENT
         if start + count > len(self._block):
-            self._block, start = memoryview(self._allocate(max(BLOCK_BYTES, count)).numpy()), 0
+            self._block, start = memoryview(self._allocate(max(BLOCK_BYTES, count)).numpy().data), 0
         self._used = start + count
         # A tensor of its own over a part of the block: of views into one, a file would hold the whole for each.
         copied = torch.frombuffer(self._block, dtype=tensor.dtype, count=tensor.numel(), offset=start)

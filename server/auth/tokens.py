@@ -155,7 +155,7 @@ class TokenService:
         if self._bootstrap_hash is not None and secrets.compare_digest(digest, self._bootstrap_hash):
             return Principal(LOCAL_OWNER, ADMIN_SCOPES)
         with read_connection(self._engine) as connection:
-            token = connection.execute(_BY_DIGEST, {"digest": digest}).first()
+            token: Any = connection.execute(_BY_DIGEST, {"digest": digest}).first()
         return None if token is None or not self._is_valid(token) else self._record_use(token)
 
     def may_be_valid(self, secret: str) -> bool:

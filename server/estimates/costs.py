@@ -151,7 +151,7 @@ def _micro_batch(calibration: Calibration, config: TrainingConfig, clips: float,
     if config.batch_size != "auto":
         return config.batch_size
     most = max(1, int(clips // (4 * config.accumulate_steps * num_devices)))  # as in `rvc_engine.training.auto_batch`
-    return min(_AUTO_BATCH.get(calibration.device, _MAX_AUTO_BATCH), 2 ** int(math.log2(most)))
+    return min(_AUTO_BATCH.get(calibration.device, _MAX_AUTO_BATCH), 1 << int(math.log2(most)))
 
 
 def _preparation(calibration: Calibration, config: TrainingConfig, sound: Sound) -> float:
@@ -200,7 +200,7 @@ def _parts(steps: Iterable[StepTime]) -> list[tuple[int, float, float]]:
 def _interpolated(points: list[tuple[int, float]], width: int) -> float:
     """Seconds at a width, along the power of the width that goes through the calibrated ones."""
     if len(points) == 1:
-        return points[0][1] * (width / points[0][0]) ** _GROWTH
+        return points[0][1] * math.pow(width / points[0][0], _GROWTH)
     (low, at_low), (high, at_high) = next(
         (pair for pair in pairwise(points) if width <= pair[1][0]), (points[-2], points[-1])
     )

@@ -64,7 +64,7 @@ class EventFilter:
 class FeedPage:
     """Some events with their jobs, oldest first, and the place after them."""
 
-    rows: Sequence[sa.Row[Any]]
+    rows: Sequence[Any]
     """Columns of `Event`, with `job_id` and `name`."""
     end: Place
     has_more: bool
@@ -96,7 +96,7 @@ def events_after(engine: sa.Engine, place: Place, wanted: EventFilter, limit: in
     return FeedPage(rows[:limit], place_of(last), has_more=True)
 
 
-def place_of(row: sa.Row[Any]) -> Place:
+def place_of(row: Any) -> Place:
     """The place after an event."""
     return Place(row.position, row.job_number, row.seq)
 
