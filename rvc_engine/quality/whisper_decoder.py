@@ -77,7 +77,7 @@ class WhisperDecoder:
 
 def _heads(x: Tensor) -> Tensor:
     """(B, T, width) -> (B, heads, T, HEAD_SIZE)."""
-    return x.view(*x.shape[:-1], -1, HEAD_SIZE).transpose(1, 2)
+    return x.reshape(*x.shape[:-1], -1, HEAD_SIZE).transpose(1, 2)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
