@@ -10,9 +10,7 @@ TAGGED: dict[str, Any] = {
     "headers": {"ETag": {"description": "Changes whenever the answer changes.", "schema": {"type": "string"}}}
 }
 """In OpenAPI, the answer of `tagged_json`."""
-UNCHANGED: dict[int, dict[str, Any]] = {
-    304: {"description": "Unchanged since the ETag in `If-None-Match`", **TAGGED}
-}
+UNCHANGED: dict[int, dict[str, Any]] = {304: {"description": "Unchanged since the ETag in `If-None-Match`", **TAGGED}}
 IfNoneMatch = Annotated[str | None, Header(description="ETag of an earlier answer: 304 while nothing has changed.")]
 
 
