@@ -22,6 +22,7 @@ END = "=== end of the block"
 SCRIPT = (
     ["log", "this engine trains nothing"],
     ["evaluated", 10, 21.5, True],
+    ["quality_scored", 10, {"similarity": 0.71, "similarity/floor": 0.55, "similarity/ceiling": 0.88}],
     ["preview", 10, "a clip"],
     ["train", 120, 0.04, 10],
     ["artifact", "voice", 64_000],

@@ -85,7 +85,8 @@ def test_the_events_of_all_jobs_are_printed_until_control_c(running):
     """The jobs of the tests before."""
     words = ["events", "--from-start", "--type", "succeeded", "--json"]
     command = [sys.executable, "-m", "rvc_train.cli.main", *words]
-    with subprocess.Popen(command, env=running.environment, stdout=subprocess.PIPE, text=True) as following:
+    environment = running.environment | {"RVC_TRAIN_SERVER": running.url}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as following:
         submitted = json.loads(running.cli("submit", "samples", "--name", "emma", *SMALL, "--json").stdout)
         for line in following.stdout:
             event = json.loads(line)
