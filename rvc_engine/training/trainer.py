@@ -5,7 +5,7 @@ interrupted run continues exactly as if it had not been interrupted.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,13 +28,11 @@ from rvc_engine.compute.precision import Precision, use_tf32
 from rvc_engine.compute.process_group import SINGLE_PROCESS, DistributedContext
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
-from rvc_engine.data.clips import ClipFiles, list_clips, write_filelist
-from rvc_engine.data.speakers import Speakers
-from rvc_engine.data.split import Split, split
+from rvc_engine.data.found import find_clips
+from rvc_engine.data.split import Split
 from rvc_engine.errors import Diverged, GpuOutOfMemory, StopRequested
 from rvc_engine.evaluation.runner import EvaluationRunner
 from rvc_engine.events import CheckpointSaved, EndReason
-from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.reporting import StageReport
 from rvc_engine.training.batch_sampler import BatchSampler, GlobalBatch
@@ -45,7 +43,7 @@ from rvc_engine.training.saver import CheckpointSaver
 from rvc_engine.training.schedule import DueActions, Schedule
 from rvc_engine.training.step import BatchTotals, StepInputs, StepResult, draw_starts, training_step
 from rvc_engine.workspace.layout import Workspace
-from rvc_engine.workspace.rvc_files import config_file, filelist
+from rvc_engine.workspace.rvc_files import config_file
 
 VERSION = 1
 
@@ -82,7 +80,7 @@ def run(
         use_tf32(config.tf32)
     with workspace.training_lock() if distributed.is_main else nullcontext():
         hparams = config_file.hyperparameters(workspace, config)
-        parts = distributed.broadcast_object(partial(_find_clips, workspace, config, hparams, report))
+        parts = distributed.broadcast_object(partial(find_clips, workspace, config, hparams, report))
         store = RecoveryStore(workspace, run_identity(config, base, features_identity))
         try:
             with AsyncCheckpointer() as checkpointer:
@@ -96,37 +94,6 @@ def run(
                 "the device does not have enough memory for the models themselves; close other programs that use it, "
                 "or use a smaller width"
             ) from error
-
-
-def _find_clips(workspace: Workspace, config: TrainingConfig, hparams: Hyperparameters, report: StageReport) -> Split:
-    """List the clips for training and those for evaluation, and write the former into RVC's filelist."""
-    speakers = Speakers.from_workspace(workspace, config)
-    clips, num_short = list_clips(workspace, hparams, speakers)
-    _log_speakers(speakers, clips, report)
-    if num_short:
-        report.log(f"{num_short} slices are skipped: they are too short to train on, or have no features")
-    parts = split(clips, workspace.slices, config.evaluate)
-    if parts.are_held_out:
-        report.log(f"{len(parts.evaluated)} clips are held out of training, for evaluation")
-    if filelist.decides(workspace):
-        report.log(f"filelist.txt decides which clips are trained: {filelist.summary(workspace, config.f0)}")
-        if config.speaker_id:
-            report.log(f"speaker_id={config.speaker_id} was given and goes before the speakers in filelist.txt")
-        filelist.note_kept(workspace)
-        return parts
-    if copy := filelist.keep_users_copy(workspace):
-        report.warn(f"filelist.txt names slices that are no longer there and is replaced; it is kept as {copy.name}")
-    held_out = parts.evaluated if parts.are_held_out else []
-    write_filelist(workspace, parts.trained, config.seed, held_out)
-    return parts
-
-
-def _log_speakers(speakers: Speakers, clips: Sequence[ClipFiles], report: StageReport) -> None:
-    present = speakers.names_by_id(clip.speaker for clip in clips if not filelist.SILENCE.fullmatch(clip.wave.stem))
-    if len(present) > 1:
-        report.log(f"{len(present)} speakers: {', '.join(f'{name} is {number}' for number, name in present.items())}")
-    if silent := [name for number, name in speakers.names.items() if number not in present]:
-        report.warn(f"{', '.join(silent)}: no slice can be trained on, so the voice will lack that speaker")
 
 
 def run_identity(config: TrainingConfig, base: BaseWeights, features_identity: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import httpx
 
-from rvc_engine.names.voices import storable
 from rvc_train.asynchronous.access import Access
 from rvc_train.asynchronous.administration import PublishedWeights, Retention
 from rvc_train.asynchronous.base_weights import BaseWeights
@@ -21,7 +20,7 @@ from rvc_train.asynchronous.conversions import Conversions
 from rvc_train.asynchronous.downloads import download
 from rvc_train.asynchronous.streams import RECONNECT_SECONDS, OnWait, chosen_events, event_of, follow
 from rvc_train.asynchronous.transport import Transport
-from rvc_train.asynchronous.uploads import send_file, upload, upload_cache
+from rvc_train.asynchronous.uploads import consent_body, upload, upload_cache
 from rvc_train.asynchronous.voices import Voices
 from rvc_train.asynchronous.webhooks import Webhooks
 from rvc_train.errors import ClientError, UsageError
@@ -92,7 +91,7 @@ class AsyncClient:
             report_progress = progress or (lambda done, total: None)
             made: dict[str, Any] = {"name": name} | ({} if zip_names is None else {"zip_names": zip_names})
             if consent is not None:
-                made["consent"] = await self._consent_body(consent, consent_document)
+                made["consent"] = await consent_body(self._transport, consent, consent_document, self._memory)
             return await upload(self._transport, file, made, report_progress, self._memory or upload_cache())
 
     async def fetch_dataset(
@@ -109,25 +108,16 @@ class AsyncClient:
         Each call downloads again, unless that is under way. The other parameters are those of `upload_dataset`.
         """
         body: dict[str, Any] = {"name": name, "urls": [urls] if isinstance(urls, str) else list(urls)}
-        if zip_names is not None:
-            body["zip_names"] = zip_names
+        body |= {} if zip_names is None else {"zip_names": zip_names}
         if consent is not None:
-            body["consent"] = await self._consent_body(consent, consent_document)
+            body["consent"] = await consent_body(self._transport, consent, consent_document, self._memory)
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         return await self._transport.call("POST", "/v1/datasets", DatasetPublic, json=body, headers=headers)
 
     async def set_consent(self, dataset_id: str, consent: ConsentCreate, document: Path | None = None) -> DatasetPublic:
         """Record the consent of a dataset's speaker, in place of the one before and its document."""
-        body = await self._consent_body(consent, document)
+        body = await consent_body(self._transport, consent, document, self._memory)
         return await self._transport.call("PUT", f"/v1/datasets/{dataset_id}/consent", DatasetPublic, json=body)
-
-    async def _consent_body(self, consent: ConsentCreate, document: Path | None) -> dict[str, Any]:
-        body = consent.model_dump(mode="json", exclude_unset=True)
-        if document is not None:
-            cache = self._memory or upload_cache()
-            body["upload_id"] = await send_file(self._transport, document, lambda done, total: None, cache)
-            body["document_name"] = storable(document.name)
-        return body
 
     async def consent_document(self, dataset_id: str) -> bytes:
         """The document of a dataset's consent, at most 10 MB."""
@@ -314,10 +304,9 @@ class AsyncClient:
         names: Sequence[str] = (),
         owner: str | None = None,
     ) -> EventFeed:
-        """A page of the events of all your jobs (an administrator: of everyone's), oldest first.
+        """A page of the events of all your jobs (an administrator: of everyone's), oldest first, or after a cursor.
 
-        `after`: `last_cursor` of an earlier page; without it, the page begins with the oldest event. `names`: those of
-        voices.
+        `after`: `last_cursor` of an earlier page. `names`: those of voices.
         """
         params: dict[str, str | Sequence[str]] = {} if after is None else {"after": after}
         return await self._transport.get("/v1/events", EventFeed, params | chosen_events(types, job_ids, names, owner))

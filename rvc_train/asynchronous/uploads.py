@@ -17,13 +17,14 @@ from typing import Any
 import httpx
 import platformdirs
 
+from rvc_engine.names.voices import storable
 from rvc_train.asynchronous.transport import Transport
 from rvc_train.errors import ApiError, BadUpload, ClientError, ConnectionFailed, NotFound
 from rvc_train.http.files import Progress, sha256_of
 from rvc_train.http.problems import UNEXPECTED_ANSWER
 from rvc_train.http.threads import in_thread
 from rvc_train.http.transport import TRANSFER_RETRIES, is_transient
-from rvc_train.schemas.datasets import DatasetPublic
+from rvc_train.schemas.datasets import ConsentCreate, DatasetPublic
 
 TUS = {"Tus-Resumable": "1.0.0"}
 MAX_CHUNK_BYTES = 32 << 20
@@ -209,3 +210,15 @@ async def _chunk(file: Path, offset: int, length: int, report: Callable[[int], N
             yield data
             offset += len(data)
             report(offset)
+
+
+async def consent_body(
+    transport: Transport, consent: ConsentCreate, document: Path | None, memory: Path | None
+) -> dict[str, Any]:
+    """A consent as requests have it; its document is uploaded. `memory`: as of `AsyncClient`."""
+    body = consent.model_dump(mode="json", exclude_unset=True)
+    if document is not None:
+        cache = memory or upload_cache()
+        body["upload_id"] = await send_file(transport, document, lambda done, total: None, cache)
+        body["document_name"] = storable(document.name)
+    return body

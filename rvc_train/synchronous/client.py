@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import httpx
 
-from rvc_engine.names.voices import storable
 from rvc_train.errors import ClientError, UsageError
 from rvc_train.http.files import Offered, Progress, free_paths
 from rvc_train.http.packing import UploadContents, dataset_name, packed
@@ -34,7 +33,7 @@ from rvc_train.synchronous.conversions import Conversions
 from rvc_train.synchronous.downloads import download
 from rvc_train.synchronous.streams import RECONNECT_SECONDS, OnWait, chosen_events, event_of, follow
 from rvc_train.synchronous.transport import Transport
-from rvc_train.synchronous.uploads import send_file, upload, upload_cache
+from rvc_train.synchronous.uploads import consent_body, upload, upload_cache
 from rvc_train.synchronous.voices import Voices
 from rvc_train.synchronous.webhooks import Webhooks
 
@@ -90,7 +89,7 @@ class Client:
             report_progress = progress or (lambda done, total: None)
             made: dict[str, Any] = {"name": name} | ({} if zip_names is None else {"zip_names": zip_names})
             if consent is not None:
-                made["consent"] = self._consent_body(consent, consent_document)
+                made["consent"] = consent_body(self._transport, consent, consent_document, self._memory)
             return upload(self._transport, file, made, report_progress, self._memory or upload_cache())
 
     def fetch_dataset(
@@ -107,25 +106,16 @@ class Client:
         Each call downloads again, unless that is under way. The other parameters are those of `upload_dataset`.
         """
         body: dict[str, Any] = {"name": name, "urls": [urls] if isinstance(urls, str) else list(urls)}
-        if zip_names is not None:
-            body["zip_names"] = zip_names
+        body |= {} if zip_names is None else {"zip_names": zip_names}
         if consent is not None:
-            body["consent"] = self._consent_body(consent, consent_document)
+            body["consent"] = consent_body(self._transport, consent, consent_document, self._memory)
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         return self._transport.call("POST", "/v1/datasets", DatasetPublic, json=body, headers=headers)
 
     def set_consent(self, dataset_id: str, consent: ConsentCreate, document: Path | None = None) -> DatasetPublic:
         """Record the consent of a dataset's speaker, in place of the one before and its document."""
-        body = self._consent_body(consent, document)
+        body = consent_body(self._transport, consent, document, self._memory)
         return self._transport.call("PUT", f"/v1/datasets/{dataset_id}/consent", DatasetPublic, json=body)
-
-    def _consent_body(self, consent: ConsentCreate, document: Path | None) -> dict[str, Any]:
-        body = consent.model_dump(mode="json", exclude_unset=True)
-        if document is not None:
-            cache = self._memory or upload_cache()
-            body["upload_id"] = send_file(self._transport, document, lambda done, total: None, cache)
-            body["document_name"] = storable(document.name)
-        return body
 
     def consent_document(self, dataset_id: str) -> bytes:
         """The document of a dataset's consent, at most 10 MB."""
@@ -312,10 +302,9 @@ class Client:
         names: Sequence[str] = (),
         owner: str | None = None,
     ) -> EventFeed:
-        """A page of the events of all your jobs (an administrator: of everyone's), oldest first.
+        """A page of the events of all your jobs (an administrator: of everyone's), oldest first, or after a cursor.
 
-        `after`: `last_cursor` of an earlier page; without it, the page begins with the oldest event. `names`: those of
-        voices.
+        `after`: `last_cursor` of an earlier page. `names`: those of voices.
         """
         params: dict[str, str | Sequence[str]] = {} if after is None else {"after": after}
         return self._transport.get("/v1/events", EventFeed, params | chosen_events(types, job_ids, names, owner))

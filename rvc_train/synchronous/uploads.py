@@ -18,11 +18,12 @@ from typing import Any
 import httpx
 import platformdirs
 
+from rvc_engine.names.voices import storable
 from rvc_train.errors import ApiError, BadUpload, ClientError, ConnectionFailed, NotFound
 from rvc_train.http.files import Progress, sha256_of
 from rvc_train.http.problems import UNEXPECTED_ANSWER
 from rvc_train.http.transport import TRANSFER_RETRIES, is_transient
-from rvc_train.schemas.datasets import DatasetPublic
+from rvc_train.schemas.datasets import ConsentCreate, DatasetPublic
 from rvc_train.synchronous.transport import Transport
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -207,3 +208,15 @@ def _chunk(file: Path, offset: int, length: int, report: Callable[[int], None]) 
             yield data
             offset += len(data)
             report(offset)
+
+
+def consent_body(
+    transport: Transport, consent: ConsentCreate, document: Path | None, memory: Path | None
+) -> dict[str, Any]:
+    """A consent as requests have it; its document is uploaded. `memory`: as of `Client`."""
+    body = consent.model_dump(mode="json", exclude_unset=True)
+    if document is not None:
+        cache = memory or upload_cache()
+        body["upload_id"] = send_file(transport, document, lambda done, total: None, cache)
+        body["document_name"] = storable(document.name)
+    return body

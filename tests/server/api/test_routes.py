@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from typer.testing import CliRunner
 
+import server.api.jobs.jobs
 from rvc_engine.events import Metric
 from rvc_train.cli.main import app
 from rvc_train.client import Client
@@ -169,7 +170,7 @@ def test_a_number_that_the_database_cannot_hold_is_422(http, live, query):
 
 
 def test_a_mistake_of_ours_is_500_without_a_traceback(http, live, monkeypatch):
-    monkeypatch.setattr(type(live.context.jobs), "get", lambda self, job_id: 1 / 0)
+    monkeypatch.setattr(server.api.jobs.jobs, "find_job", lambda session, job_id: 1 / 0)
     answer = http.get("/v1/jobs/job_x", headers={"X-Request-ID": "mine-1"})
     problem = Problem.model_validate_json(answer.content)
     assert (answer.status_code, problem.code, problem.request_id) == (500, "internal", "mine-1")
@@ -182,10 +183,10 @@ def test_a_mistake_of_ours_is_500_without_a_traceback(http, live, monkeypatch):
     ids=["locked", "all connections in use"],
 )
 def test_a_database_that_does_not_answer_is_503_and_worth_a_retry(http, live, monkeypatch, error):
-    def fail(self, job_id):
+    def fail(session, job_id):
         raise error
 
-    monkeypatch.setattr(type(live.context.jobs), "get", fail)
+    monkeypatch.setattr(server.api.jobs.jobs, "find_job", fail)
     answer = http.get("/v1/jobs/job_x")
     assert (answer.status_code, answer.json()["retryable"], answer.headers["retry-after"]) == (503, True, "5")
 
