@@ -45,6 +45,11 @@ def python_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
+def own_command() -> list[str]:
+    """Command that started this program, to run it again."""
+    return [sys.executable, *sys.orig_argv[1:]]
+
+
 def name_collision(name: str) -> str | None:
     """Message if a child would import another distribution's package in place of ours, such as its own `server`.
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from rvc_engine.child_processes import own_command
 from rvc_engine.config import TrainingConfig
 from rvc_engine.environment.processes import on_end_of_input, on_stop_signals
 from rvc_engine.errors import DiskFull, EngineError, FailureCode, GraphsFailed, StopRequested
@@ -154,11 +155,11 @@ def restart() -> int:
     Elsewhere the new program takes the place of this one, with its process id, input and output. What this one holds of
     a GPU is freed either way before much is needed of it: on Windows as far as PyTorch can.
     """
-    command, environment = [sys.executable, *sys.orig_argv[1:]], {**os.environ, GRAPHS_VARIABLE: "off"}
+    command, environment = own_command(), {**os.environ, GRAPHS_VARIABLE: "off"}
     free_cached_memory()
     sys.stdout.flush()
     if os.name != "nt":
-        os.execve(sys.executable, command, environment)  # noqa: S606 - our own command line
+        os.execve(command[0], command, environment)  # noqa: S606 - our own command line
     return subprocess.call(command, env=environment)
 
 

@@ -42,7 +42,7 @@ def test_a_wait_is_at_least_and_at_most_what_the_orders_give(bench: Any) -> None
     assert found.starts_in is None, "the jobs before it may take any time"
     bench.claim()
     bench.worker()
-    assert seen(bench, first)[0].starts_in == Range(low=0, high=0), "it is the next one, for a free worker"
+    assert seen(bench, first)[0].starts_in == Range(low=0, likely=0, high=0), "it is the next one, for a free worker"
 
 
 def test_a_job_that_no_worker_can_take_says_so_and_holds_no_wait_up(bench: Any) -> None:
@@ -53,7 +53,7 @@ def test_a_job_that_no_worker_can_take_says_so_and_holds_no_wait_up(bench: Any) 
     found = seen(bench, lost, behind)
     sentence = "the job needs a worker with the label pool=x, and no running worker has it"
     assert [job.lacking for job in found] == [[sentence], []]
-    assert [job.starts_in for job in found] == [None, Range(low=0, high=0)]
+    assert [job.starts_in for job in found] == [None, Range(low=0, likely=0, high=0)]
     with read_session(bench.jobs.engine) as session:
         queue = queue_public(session, Estimator(), bench.clock(), WorkerLiveness(60))
     assert [(entry.id, entry.lacking) for entry in queue.queued] == [(lost, [sentence]), (behind, [])]
