@@ -51,7 +51,8 @@ def test_wrong_options_of_the_pipeline_command_are_explained_in_chinese(run) -> 
     code, errors = run(pipeline_script.main, "-e", "anna", "-bs", "0", "-te", "0")
     assert (code, errors) == (
         2,
-        "错误：-bs/--batch_size：请写 1 到 256 之间的片段数，或 auto；-te/--total_epoch：请给出 1 到 20000 的轮数，或 auto\n",
+        "错误：-bs/--batch_size：请写 1 到 256 之间的片段数，或 auto；"
+        "-te/--total_epoch：请给出 1 到 20000 的轮数，或 auto\n",
     )
 
 
