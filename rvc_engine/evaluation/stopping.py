@@ -29,8 +29,7 @@ def is_due(rows: Sequence[Row], step: int) -> bool:
 
 def earliest_end(rows: Sequence[Row], stop_share: float) -> int:
     """The step at which training ends if no evaluation from now on is better."""
-    first = MIN_SPACING * MIN_EVALUATIONS
-    return max(first, round(_last_gain(rows) / (1 - stop_share)))
+    return max(MIN_STEPS, round(_last_gain(rows) / (1 - stop_share)))
 
 
 def has_converged(rows: Sequence[Row], stop_share: float) -> bool:

@@ -124,6 +124,7 @@ def test_an_interrupted_run_ends_at_the_same_step_with_the_same_voice(
     assert hashes[0] == hashes[1]
 
 
+@pytest.mark.long  # when a retry goes on is tested each day, by the service; the rule by test_stopping.py
 def test_an_ended_run_trains_on_when_told_to(
     ended: tuple[Path, list[Event]], recordings: Path, machine: Machine
 ) -> None:

@@ -142,6 +142,7 @@ def test_a_smaller_last_batch_is_filled_up_with_other_clips_of_the_epoch(num_cli
     assert [batch[: len(other)] for batch, other in zip(filled, plain, strict=True)] == plain
 
 
+@pytest.mark.long  # test_saves_and_stops.py trains by the clock each day
 def test_training_by_the_clock_takes_whole_steps_and_at_least_eight(make: Make) -> None:
     workspace, events = make(max_train_seconds=0.01, total_epochs=1000)
     assert max(losses(events)) == 8
@@ -197,8 +198,8 @@ def test_checkpoints_of_another_kind_of_run_are_not_gone_on_with(make: Make, fin
 
 
 def test_only_two_recovery_checkpoints_are_kept(make: Make) -> None:
-    workspace, events = make(total_epochs=3, checkpoint_every_steps=1)
-    assert len([event for event in events if isinstance(event, CheckpointSaved)]) > 4
+    workspace, events = make(total_epochs=1, checkpoint_every_steps=1)
+    assert len([event for event in events if isinstance(event, CheckpointSaved)]) == 3
     assert len(list(workspace.recovery.glob("step_*.pt"))) == 2
 
 

@@ -48,6 +48,7 @@ def distance(ours: Workspace, theirs: Workspace) -> float:
 # --- batches
 
 
+@pytest.mark.long  # test_micro_batches.py adds their gradients up each day
 def test_accumulated_micro_batches_train_as_one_batch_of_their_size(make: Make) -> None:
     _, whole = make("whole", batch_size=4, total_epochs=1)
     workspace, pieces = make("pieces", batch_size=2, accumulate_steps=2, total_epochs=1)
