@@ -76,7 +76,7 @@ screenshots: setup
 # Three at once, a thread each (small nets gain nothing from a second one): those of the service wait for processes most of the
 # time. The longest first, so that both cores end together.
 test: setup
-	$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-pipeline test-service test-programs test-models test-engine
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-pipeline test-service test-programs test-engine test-models
 
 test-pipeline: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/pipeline
