@@ -327,8 +327,7 @@ class AsyncClient:
         It has no end. The choices are those of `all_events`.
         """
         params = chosen_events(types, job_ids, names, owner)
-        stream = follow(self._http, "/v1/events", after, params, on_wait, reconnect_seconds)
-        async with aclosing(stream):
+        async with aclosing(follow(self._http, "/v1/events", after, params, on_wait, reconnect_seconds)) as stream:
             async for message in stream:
                 if message.data:  # the first has an id alone
                     yield event_of(message)

@@ -325,8 +325,7 @@ class Client:
         It has no end. The choices are those of `all_events`.
         """
         params = chosen_events(types, job_ids, names, owner)
-        stream = follow(self._http, "/v1/events", after, params, on_wait, reconnect_seconds)
-        with closing(stream):
+        with closing(follow(self._http, "/v1/events", after, params, on_wait, reconnect_seconds)) as stream:
             for message in stream:
                 if message.data:  # the first has an id alone
                     yield event_of(message)

@@ -15,7 +15,7 @@ import httpx
 
 from tests.soak.receivers import Receivers
 
-PATIENCE_SECONDS = 90.0
+MAX_WAIT_SECONDS = 90.0
 """Time for which a user repeats a request to a server that is being started again."""
 TUS = {"Tus-Resumable": "1.0.0"}
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
@@ -83,7 +83,7 @@ class User(threading.Thread):
 
     def ask(self, method: str, path: str, *also: int, **more: Any) -> httpx.Response:
         """Send a request, again after lost connections and 503; any status of 400 and more but `also` is a fault."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + MAX_WAIT_SECONDS
         while True:
             with suppress(httpx.TransportError):
                 answer = self.http.request(method, path, **more)
@@ -91,7 +91,7 @@ class User(threading.Thread):
                 if answer.status_code not in {503, 429}:
                     break
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{method} {path}: no answer in {PATIENCE_SECONDS:.0f} s")
+                raise TimeoutError(f"{method} {path}: no answer in {MAX_WAIT_SECONDS:.0f} s")
             time.sleep(0.3)
         if answer.status_code >= 400 and answer.status_code not in also:
             self.record.faults.append(f"{method} {path}: {answer.status_code} {answer.text[:300]}")

@@ -79,7 +79,7 @@ def test_training_ends_where_saves_no_longer_improve(ended: tuple[Path, list[Eve
     best = [event for event in evaluated if event.is_best][-1]
     assert (end.best_step, end.best_epoch) == (best.step, best.epoch)
     progress = [event for event in events if isinstance(event, Progress) and event.stage == "train"]
-    assert {event.eta_seconds for event in progress} == {None}, "nobody knows when the saves stop improving"
+    assert {event.eta_seconds for event in progress} == {None}, "when saves stop improving is not known before"
     assert all(event.total_epochs == 40 for event in progress if event.total_epochs is not None)
     assert sum("no clips are held out" in event.message for event in events if isinstance(event, Warned)) == 1
 

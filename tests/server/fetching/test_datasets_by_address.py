@@ -19,7 +19,7 @@ from tests.web_files import WebFile, WebFiles, web_files
 Zipped = Callable[..., bytes]
 WAV = b"RIFF" + bytes(range(256)) * 16
 LIMIT = 200_000
-PATIENCE = 60.0
+MAX_WAIT_SECONDS = 60.0
 """Seconds for a download on a busy machine."""
 
 
@@ -69,7 +69,7 @@ class Datasets:
             time.sleep(0.05)
             return self.get(dataset_id)["status"] in {"ready", "invalid"}
 
-        self._eventually(is_settled, PATIENCE)
+        self._eventually(is_settled, MAX_WAIT_SECONDS)
         return self.get(dataset_id)
 
     def names(self, dataset: dict[str, Any]) -> list[str]:
@@ -173,11 +173,13 @@ def test_a_restarted_server_goes_on(
     with serve(tmp_path, outbound_networks="127.0.0.1") as server, server.client() as http:
         dataset_id = http.post("/v1/datasets", json=body).json()["id"]
         half = len(WAV) * 11
-        eventually(lambda: http.get(f"/v1/datasets/{dataset_id}").json()["fetch"]["received_bytes"] == half, PATIENCE)
+        eventually(
+            lambda: http.get(f"/v1/datasets/{dataset_id}").json()["fetch"]["received_bytes"] == half, MAX_WAIT_SECONDS
+        )
     gate.set()
     web.asked.clear()
     with serve(tmp_path, outbound_networks="127.0.0.1") as server, server.client() as http:
-        eventually(lambda: http.get(f"/v1/datasets/{dataset_id}").json()["status"] == "ready", PATIENCE)
+        eventually(lambda: http.get(f"/v1/datasets/{dataset_id}").json()["status"] == "ready", MAX_WAIT_SECONDS)
     assert [(path, headers.get("Range")) for path, headers in web.asked] == [("/2.wav", f"bytes={len(WAV) * 10}-")]
 
 

@@ -122,7 +122,7 @@ function showSections() {
 /** How often the job was tried again, after failures only: not after pauses, restarts and lost workers. */
 const numRetries = () => Math.max(0, job.failures - (job.status === "failed" ? 1 : 0));
 
-/** Whether training ends by itself, at an epoch that nobody knows beforehand. */
+/** Whether training ends by itself, at an epoch that is not known beforehand. */
 const isAuto = () => job.config.total_epochs === "auto";
 
 /** The steps that the charts of scores mark. */
