@@ -15,10 +15,12 @@ import faiss
 import numpy as np
 import torch
 
+from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.speakers import Speakers, index_stems
 from rvc_engine.environment.files import replace, sync_folder, unlink
 from rvc_engine.errors import InvalidDataset
+from rvc_engine.index.device_kmeans import DeviceNearest
 from rvc_engine.index.kmeans import ProgressCallback, minibatch_kmeans, progress_part, release_pages, two_level_kmeans
 from rvc_engine.index.nearest import Nearest
 from rvc_engine.index.own_indexes import OwnIndexes
@@ -29,11 +31,14 @@ from rvc_engine.workspace.external import speaker_in
 from rvc_engine.workspace.layout import Workspace
 from rvc_engine.workspace.rvc_files.filelist import users_filelist
 
+CPU = torch.device("cpu")
 ROWS_PER_LIST = 39
 """FAISS recommends at least this many training rows for each list."""
 MAX_ROWS = 200_000
 """More rows than this are first reduced to NUM_CENTRES centres, as in the reference."""
 NUM_CENTRES = 10_000
+REDUCING_PASSES = 4
+"""Passes over all rows on a GPU, which compares each with all centres."""
 ROWS_PER_ADD = 8192
 MAX_SQUARE = 1e12
 """Largest squared norm of a row. Those of encoders are below 1e6."""
@@ -58,11 +63,11 @@ def added_index_name(stem: str, version: str, lists: int) -> str:
     return f"added_IVF{lists}_Flat_nprobe_1_{stem}_{version}.index"
 
 
-def run(workspace: Workspace, config: TrainingConfig, report: StageReport) -> Path:
+def run(workspace: Workspace, config: TrainingConfig, report: StageReport, device: torch.device = CPU) -> Path:
     """Build the index from the workspace's features; return the path of `added_IVF...index`.
 
-    With several speakers, each also gets an index of its own. Raises InvalidDataset when there are no features, and
-    DiskFull.
+    `device`: a GPU computes the centres, and which of them is nearest to each row. With several speakers, each also
+    gets an index of its own. Raises InvalidDataset when there are no features, and DiskFull.
     """
     parts, unlisted = _parts(workspace, config)
     with translating_disk_full(workspace.root):
@@ -79,7 +84,7 @@ def run(workspace: Workspace, config: TrainingConfig, report: StageReport) -> Pa
                 continue
             part_start = 0.2 + share * number
             progress = progress_part(lambda done: report.progress(done, 1), part_start, part_start + share)
-            index = _build(rows[start:end], config.seed, progress, report)
+            index = _build(rows[start:end], config.seed, progress, report, device)
             written[stem] = _write(index, workspace, stem, own, report)
         _remove_stale_indexes(workspace, written, own)
         report.progress(1, 1)
@@ -122,13 +127,33 @@ def _parts(workspace: Workspace, config: TrainingConfig) -> tuple[list[_Part], l
     return [_Part(number, name, by_speaker[number]) for number, name in names.items()], unlisted
 
 
-def _build(rows: np.ndarray, seed: int, progress: ProgressCallback, report: StageReport) -> faiss.IndexIVFFlat:
+def _build(
+    rows: np.ndarray, seed: int, progress: ProgressCallback, report: StageReport, device: torch.device
+) -> faiss.IndexIVFFlat:
+    """Build the index of rows on the device; on the CPU where its memory does not suffice."""
+    if device.type != "cpu":
+        try:
+            return _build_on(device, rows, seed, progress, report)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            report.log(f"the memory of {device} does not suffice for the index, so it is built on the CPU")
+    return _build_on(None, rows, seed, progress, report)
+
+
+def _build_on(
+    device: torch.device | None, rows: np.ndarray, seed: int, progress: ProgressCallback, report: StageReport
+) -> faiss.IndexIVFFlat:
     """Build the index of rows, which are first reduced to centres if a search among them would be slow."""
     if len(rows) <= MAX_ROWS:
-        return build_index(rows, seed, progress)
+        return build_index(rows, seed, progress, device)
     report.log(f"reducing {len(rows)} rows to {NUM_CENTRES} centres")
-    centres = two_level_kmeans(rows, NUM_CENTRES, seed, progress_part(progress, 0, 0.9))
-    return build_index(centres, seed, progress_part(progress, 0.9, 1))
+    reducing = progress_part(progress, 0, 0.9)
+    if device is None:
+        centres = two_level_kmeans(rows, NUM_CENTRES, seed, reducing)
+    else:
+        centres = minibatch_kmeans(rows, NUM_CENTRES, REDUCING_PASSES, seed, reducing, device)
+    return build_index(centres, seed, progress_part(progress, 0.9, 1), device)
 
 
 def _concatenate_features(parts: list[list[Path]], target: Path, report: StageReport) -> tuple[np.ndarray, list[int]]:
@@ -178,8 +203,10 @@ def _write_header(out: BinaryIO, count: int, size: int) -> None:
     np.lib.format.write_array_header_1_0(out, header)
 
 
-def build_index(rows: np.ndarray, seed: int, progress: ProgressCallback) -> faiss.IndexIVFFlat:
-    """Train and fill `IVF<n>,Flat` with rows (N, size), float32, C order.
+def build_index(
+    rows: np.ndarray, seed: int, progress: ProgressCallback, device: torch.device | None = None
+) -> faiss.IndexIVFFlat:
+    """Train and fill `IVF<n>,Flat` with rows (N, size), float32, C order; trained on a device if one is given.
 
     Deterministic for a seed on machines of one kind. Each row is in the list of its nearest centre, which FAISS probes
     first.
@@ -187,10 +214,10 @@ def build_index(rows: np.ndarray, seed: int, progress: ProgressCallback) -> fais
     count, size = rows.shape
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(size), size, num_lists(count))
     index.nprobe = 1
-    centres = minibatch_kmeans(rows, index.nlist, num_passes(count), seed, progress_part(progress, 0, 0.8))
+    centres = minibatch_kmeans(rows, index.nlist, num_passes(count), seed, progress_part(progress, 0, 0.8), device)
     index.quantizer.add(centres)
     index.is_trained = True
-    near = Nearest(centres, dtype=torch.float32)
+    near = Nearest(centres, dtype=torch.float32) if device is None else DeviceNearest(centres, device)
     lists = np.empty(count, np.int64)
     for start in range(0, count, ROWS_PER_ADD):
         progress(0.8 + 0.1 * start / count)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rvc_engine.index.device_kmeans import DeviceMeans
 from rvc_engine.index.nearest import Nearest, Numbers, Rows
 
 BATCH_ROWS = 4096
@@ -36,29 +37,51 @@ def progress_part(progress: ProgressCallback, start: float, end: float) -> Progr
     return lambda share: progress(start + share * (end - start))
 
 
-def minibatch_kmeans(rows: Rows, count: int, passes: int, seed: int, progress: ProgressCallback) -> Rows:
-    """Compute `count` centres, (count, size), of rows (N, size), by mini-batch k-means.
+def minibatch_kmeans(
+    rows: Rows, count: int, passes: int, seed: int, progress: ProgressCallback, device: torch.device | None = None
+) -> Rows:
+    """Compute `count` centres, (count, size), of rows (N, size), by mini-batch k-means; on a device if one is given.
 
     Every pass visits all rows in a new order. A centre is the mean of the rows nearest to it so far in the pass, and
     starts as a row (Sculley, "Web-scale k-means clustering", 2010). Pages of a mapped file are released at the end.
     """
     rng = np.random.default_rng(seed)
     centres = _random_rows(rows, count, rng)
+    means = _RunningMeans(centres) if device is None else DeviceMeans(centres, device)
     starts = range(0, len(rows), BATCH_ROWS)
     for number in range(passes):
         order = rng.permutation(len(rows))
-        weights = np.zeros(count)
+        means.begin_pass()
         for done, start in enumerate(starts):
             progress((number + done / len(starts)) / passes)
-            batch = rows[np.sort(order[start : start + BATCH_ROWS])]
-            sums, counts = segment_sum(batch, Nearest(centres)(batch), count)
-            is_met = counts > 0
-            weights += counts
-            share = (counts[is_met] / weights[is_met])[:, None]
-            means = sums[is_met] / counts[is_met, None]
-            centres[is_met] += (share * (means - centres[is_met])).astype(np.float32)
+            means.add(rows[np.sort(order[start : start + BATCH_ROWS])])
     release_pages(rows)
-    return centres
+    return means.result()
+
+
+class _RunningMeans:
+    """Centres on the CPU, moved by mini-batches."""
+
+    def __init__(self, centres: Rows) -> None:
+        """`centres`: (count, size), changed in place."""
+        self._centres, self._weights = centres, np.zeros(len(centres))
+
+    def begin_pass(self) -> None:
+        """Forget how many rows each centre has been moved by."""
+        self._weights[:] = 0
+
+    def add(self, batch: Rows) -> None:
+        """Move each centre towards the mean of the rows of a batch that are nearest to it."""
+        sums, counts = segment_sum(batch, Nearest(self._centres)(batch), len(self._centres))
+        is_met = counts > 0
+        self._weights += counts
+        share = (counts[is_met] / self._weights[is_met])[:, None]
+        means = sums[is_met] / counts[is_met, None]
+        self._centres[is_met] += (share * (means - self._centres[is_met])).astype(np.float32)
+
+    def result(self) -> Rows:
+        """The centres, (count, size)."""
+        return self._centres
 
 
 def two_level_kmeans(rows: Rows, count: int, seed: int, progress: ProgressCallback) -> Rows:

@@ -282,7 +282,7 @@ class _Run:
     def index(self) -> None:
         """Build the retrieval index over the content features."""
         with self._stage("index") as stage_report:
-            build.run(self.workspace, self.config, stage_report)
+            build.run(self.workspace, self.config, stage_report, self.device)
 
     def export(self, has_voice: bool) -> None:
         """Write and check the files to download."""

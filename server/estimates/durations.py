@@ -37,6 +37,7 @@ MAX_CORRECTION = 8.0
 MAX_SOUNDS = 10_000
 _STEP = ("version", "sample_rate", "f0", "width", "batch_size", "accumulate_steps", "precision", "tf32")
 _KIND = (*_STEP, "gradient_checkpointing", "pitch", "content", "evaluate")  # settings that decide a job's duration
+_ADDED = {"graphs": "auto"}  # later settings, which jobs of before lack
 _CUTTING = {"slicing": "auto", "slice_seconds": None, "slice_overlap_seconds": None}  # jobs of before lack them
 
 Bounds = tuple[float, float]
@@ -224,7 +225,8 @@ def _parsed(config: Mapping[str, Any]) -> TrainingConfig | None:
 
 def _kind(config: Mapping[str, Any]) -> tuple[Any, ...]:
     cutting = [config.get(name, default) for name, default in _CUTTING.items()]
-    return (*(config.get(name) for name in _KIND), *(cutting if cutting[0] == "fixed" else cutting[:1]))
+    added = (config.get(name, default) for name, default in _ADDED.items())
+    return (*(config.get(name) for name in _KIND), *added, *(cutting if cutting[0] == "fixed" else cutting[:1]))
 
 
 def _measured_jobs(

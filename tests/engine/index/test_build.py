@@ -7,12 +7,13 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import InvalidDataset, StopRequested
 from rvc_engine.events import Log, Progress, Warned
-from rvc_engine.index import build
+from rvc_engine.index import build, kmeans
 from rvc_engine.reporting import StageReport
 from rvc_engine.workspace.layout import Workspace
 
@@ -117,9 +118,10 @@ def test_a_users_list_gives_speakers_their_own_index_and_the_common_one_has_the_
     assert sizes == {"anna.index": 50 * len(numbers), **own}
 
 
-def test_every_row_lies_once_in_the_list_of_its_nearest_centre_under_its_number() -> None:
+@pytest.mark.parametrize("device", [None, torch.device("cpu")])
+def test_every_row_lies_once_in_the_list_of_its_nearest_centre_under_its_number(device: torch.device | None) -> None:
     rows = np.random.default_rng(0).standard_normal((2 * build.ROWS_PER_ADD + 5, 16), dtype=np.float32)
-    index = build.build_index(rows, 1, lambda _: None)
+    index = build.build_index(rows, 1, lambda _: None, device)
     index.make_direct_map()
     np.testing.assert_array_equal(index.reconstruct_n(0, len(rows)), rows)
     found = index.search(rows[::50], 1)[1][:, 0]
@@ -175,13 +177,14 @@ def test_all_features_go_through_a_file_and_never_lie_in_memory_together(workspa
     assert peak < size / 8
 
 
-def test_the_recall_is_that_of_an_index_trained_by_faiss() -> None:
+@pytest.mark.parametrize("device", [None, torch.device("cpu")])
+def test_the_recall_is_that_of_an_index_trained_by_faiss(device: torch.device | None) -> None:
     rng = np.random.default_rng(0)
     rows = (rng.standard_normal((40, 64))[rng.integers(40, size=8000)] + rng.standard_normal((8000, 64))).astype("f4")
     theirs = faiss.IndexIVFFlat(faiss.IndexFlatL2(64), 64, build.num_lists(8000))
     theirs.train(rows)
     theirs.add(rows)
-    ours = build.build_index(rows, 1, lambda _: None)
+    ours = build.build_index(rows, 1, lambda _: None, device)
     wanted = rows[:300] + 0.5 * rng.standard_normal((300, 64)).astype("f4")
     true = faiss.knn(wanted, rows, 8)[1]
 
@@ -190,3 +193,28 @@ def test_the_recall_is_that_of_an_index_trained_by_faiss() -> None:
         return float(np.mean([len(set(one) & set(other)) / 8 for one, other in zip(found, true, strict=True)]))
 
     assert recall(ours) > 0.95 * recall(theirs)
+
+
+def test_a_gpu_without_room_for_the_centres_leaves_the_index_to_the_cpu(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def __init__(self, *_: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    fill(workspace, 4, 100)
+    run(workspace)
+    expected = workspace.index_file.read_bytes()
+    events: list[object] = []
+    monkeypatch.setattr(kmeans, "DeviceMeans", Full)
+    build.run(workspace, CONFIG, StageReport("index", events.append), torch.device("cuda"))
+    assert workspace.index_file.read_bytes() == expected
+    assert any(isinstance(event, Log) and "built on the CPU" in event.message for event in events)
+
+
+def test_more_rows_than_a_search_should_compare_become_centres_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "MAX_ROWS", 3000)
+    monkeypatch.setattr(build, "NUM_CENTRES", 500)
+    rows = np.random.default_rng(0).standard_normal((4000, 16), dtype=np.float32)
+    index = build._build_on(torch.device("cpu"), rows, 1, lambda _: None, StageReport("index", lambda _: None))
+    assert index.ntotal == 500

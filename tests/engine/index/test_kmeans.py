@@ -8,11 +8,16 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from rvc_engine.errors import StopRequested
 from rvc_engine.index import kmeans
+from rvc_engine.index.build import REDUCING_PASSES
 from rvc_engine.index.kmeans import BATCH_ROWS, ProgressCallback, minibatch_kmeans, two_level_kmeans
+
+DEVICES = [None, torch.device("cpu")]
+"""The CPU's way, and a GPU's, taken on the CPU."""
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +45,25 @@ def distance(rows: NDArray[np.float32], centres: NDArray[np.float32]) -> float:
     return float(faiss.knn(rows, centres, 1)[0].mean())
 
 
-def test_it_finds_centres_as_good_as_faiss_finds(rows: NDArray[np.float32]) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_it_finds_centres_as_good_as_faiss_finds(rows: NDArray[np.float32], device: torch.device | None) -> None:
     theirs = faiss.Kmeans(32, 100, niter=20, seed=1)
     theirs.train(rows)
-    ours = minibatch_kmeans(rows, 100, 3, 1, quiet)
+    ours = minibatch_kmeans(rows, 100, 3, 1, quiet, device)
     assert ours.shape == (100, 32)
     assert distance(rows, ours) < 1.1 * distance(rows, theirs.centroids)
 
 
-def test_the_same_seed_gives_the_same_centres_and_another_seed_others(rows: NDArray[np.float32]) -> None:
-    one, same, other = (minibatch_kmeans(rows, 60, 1, seed, quiet) for seed in (1, 1, 2))
+def test_a_gpus_way_finds_the_centres_of_the_cpus_but_for_rounding(rows: NDArray[np.float32]) -> None:
+    centres = [minibatch_kmeans(rows, 50, 1, 1, quiet, device) for device in DEVICES]
+    assert np.abs(centres[0] - centres[1]).max(axis=1).mean() < 0.01  # neighbours are 0.5 away from each other
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_same_seed_gives_the_same_centres_and_another_seed_others(
+    rows: NDArray[np.float32], device: torch.device | None
+) -> None:
+    one, same, other = (minibatch_kmeans(rows, 60, 1, seed, quiet, device) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
 
@@ -121,6 +135,8 @@ def test_many_centres_found_cell_by_cell_are_as_good_as_those_of_comparing_all_w
     ours = many(sounds, 400)
     assert ours.shape == (400, 32)
     assert distance(sounds, ours) < 1.03 * distance(sounds, theirs.centroids)
+    on_a_gpu = minibatch_kmeans(sounds, 400, REDUCING_PASSES, 1, quiet, torch.device("cpu"))
+    assert distance(sounds, on_a_gpu) < 1.03 * distance(sounds, theirs.centroids)
 
 
 def test_refining_brings_centres_nearer_than_cells_alone_leave_them(

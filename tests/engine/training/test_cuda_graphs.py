@@ -219,6 +219,27 @@ def test_after_a_failed_capture_no_step_is_taken_and_the_state_of_before_was_sav
     assert torch.equal(run.weights, plain.weights)
 
 
+def test_an_error_while_warming_up_leaves_the_streams_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[tuple[str, str]] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_stream(self, other: "Stream") -> None:
+            waits.append((self.name, other.name))
+
+    main = Stream("main")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _: Stream("side"))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: main)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    capturer = CudaGraphCapturer(torch.device("cuda"))
+    with pytest.raises(torch.OutOfMemoryError), capturer.warm_up():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert waits == [("side", "main"), ("main", "side")]
+
+
 def test_gradients_of_eager_steps_are_freed_before_a_capture() -> None:
     capturer = FakeCapturer()
     run = Run(capturer)

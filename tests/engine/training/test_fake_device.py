@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.content.hubert_model import Hubert, HubertSizes, weight_shapes
 from rvc_engine.content.whisper_model import WhisperEncoder
 from rvc_engine.content.whisper_model import log_mel as whisper_mel
+from rvc_engine.index.device_kmeans import DeviceMeans, nearest
 from rvc_engine.pitch.neural.crepe_model import WINDOW, Crepe, normalize
 from rvc_engine.pitch.neural.fcpe_model import Fcpe
 from rvc_engine.pitch.neural.fcpe_model import log_mel as fcpe_mel
@@ -103,3 +105,13 @@ def test_content_and_pitch_nets_run_on_the_device(name: str) -> None:
 def test_a_read_by_the_host_and_a_tensor_elsewhere_are_found(work: Callable[[Tensor], object]) -> None:
     with pytest.raises(Exception, match=r"device|data.dependent|_local_scalar_dense|nonzero"):
         work(torch.ones(3, device=DEVICE))
+
+
+def test_the_indexs_products_stay_on_the_device() -> None:
+    means = DeviceMeans(np.ones((50, 16), np.float32), DEVICE)
+    batch = torch.ones(300, 16, device=DEVICE)
+    with Operations() as operations:
+        means.begin_pass()
+        means.move(batch)
+        assert nearest(batch, means.centres).shape == (300,)
+    assert not operations.elsewhere

@@ -70,3 +70,20 @@ def test_the_host_runs_a_few_steps_ahead_and_no_further(events: list[FakeEvent])
     for _ in range(MAX_STEPS_IN_FLIGHT + 2):
         reader.throttle()
     assert [event.was_waited_for for event in events] == [True, True] + [False] * MAX_STEPS_IN_FLIGHT
+
+
+def test_a_thread_that_waits_for_the_device_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    class Event(FakeEvent):
+        def __init__(self, *, blocking: bool = False) -> None:
+            super().__init__()
+            asked.append(blocking)
+
+        def record(self, _: object) -> None:
+            pass
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: None)
+    reader_on_cuda().throttle()
+    assert asked == [True]  # otherwise the wait takes a whole core of each engine
