@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import expect
 
 
@@ -157,6 +158,22 @@ def test_a_page_outlives_a_restart_of_the_server_and_misses_nothing(
     shown = page.locator("#events li").evaluate_all("(items) => items.map((item) => item.value).reverse()")
     assert shown == told
     assert page.evaluate("() => performance.getEntriesByType('navigation')[0].type") == "navigate"
+
+
+@pytest.mark.parametrize("module", ["curves.js", "uPlot.esm.js"])
+def test_a_part_of_the_page_that_a_broken_connection_lost_comes_later(
+    module: str, open_house: Any, visit: Any, recording: Any
+) -> None:
+    open_house.follow_script(["log", "the last words"], *open_house.MAKE_VOICE)
+    job = open_house.submit(open_house.upload(recording), name="fred")
+    open_house.wait_for(job, "succeeded")
+    visitor = visit(open_house)
+    visitor.forgive("ERR_FAILED|Failed to load resource")
+    visitor.page.route(f"**/{module}*", lambda route: route.abort(), times=1)  # a browser never asks for it again
+    visitor.open(f"/jobs/{job.id}")
+    expect(visitor.page.locator("#log")).to_contain_text("the last words")
+    expect(visitor.page.locator("#status")).to_have_text("Ready")
+    expect(visitor.page.locator("#connection")).to_be_hidden()
 
 
 def test_the_page_is_walked_by_keyboard_alone(open_house: Any, visit: Any, recording: Any) -> None:

@@ -123,12 +123,19 @@ export async function all(path, most = 1000) {
   return found;
 }
 
-/** A module that is loaded when it is needed: `later(() => import("./x.js"))`. Throws Unreachable. */
-export async function later(load) {
+const failures = new Map();
+
+/**
+ * The module at an address, which has none but loaded ones below it: `later(import.meta.resolve("./x.js"))`. Throws Unreachable.
+ * A browser keeps the failure of a module that it could not load, so each further try has an address of its own.
+ */
+export async function later(address) {
+  const num = failures.get(address) ?? 0;
   try {
-    return await load();
+    return await import(num ? `${address}?${num}` : address);
   } catch (fault) {
     if (!(fault instanceof TypeError)) throw fault; // an error of the module itself
+    failures.set(address, num + 1);
     setAway(true);
     throw new Unreachable();
   }

@@ -1,6 +1,5 @@
 // Curves over the training steps, drawn by uPlot: zoomed together, optionally smoothed, beside those of other jobs.
 
-import uPlot from "../vendor/uplot/uPlot.esm.js";
 import { get, repeat, withQuery } from "./api.js";
 import { byId, h } from "./dom.js";
 import { figure, has, marks, t } from "./words.js";
@@ -17,8 +16,9 @@ const LEFT_OUT = ["speed/machine_share"];
 const COLOURS = ["--accent", "#2f7fc1", "#2f9e5b", "#a855b5", "#b58900"];
 
 export class Curves {
-  /** `jobs()`: those whose curves are shown, `{id, name}`; the page's own first. */
-  constructor(jobs, place, zoomOut) {
+  /** `uPlot`: that library's class; `jobs()`: those whose curves are shown, `{id, name}`; the page's own first. */
+  constructor(uPlot, jobs, place, zoomOut) {
+    this.uPlot = uPlot;
     this.jobsNow = jobs;
     this.jobs = jobs();
     this.place = place;
@@ -174,7 +174,7 @@ export class Curves {
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
     const lines = this.jobs.map((job, place) => ({ label: job.name, stroke: place ? COLOURS[place] : colour(COLOURS[0]), width: 1.8, spanGaps: true, points: { show: key.startsWith("eval/") } }));
     const chart = { element, newest, of: this.jobs.map((job) => job.id).join() };
-    const plot = new uPlot({
+    const plot = new this.uPlot({
       width: frame.clientWidth || 330,
       height: 170,
       cursor: { sync: { key: "steps" }, drag: { x: true, y: false, setScale: false }, points: { size: 7 } },

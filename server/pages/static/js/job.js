@@ -249,11 +249,11 @@ byId("more-events").addEventListener("click", () => {
 
 /** The charts, whose library is half of all scripts, and the comparison: after the rest. */
 async function startCurves() {
-  const { Curves } = await later(() => import("./curves.js"));
-  curves = new Curves(() => compared.jobs, byId("curves"), byId("zoom-out"));
+  const { default: uPlot } = await later(import.meta.resolve("../vendor/uplot/uPlot.esm.js"));
+  const { Curves } = await later(import.meta.resolve("./curves.js"));
+  curves = new Curves(uPlot, () => compared.jobs, byId("curves"), byId("zoom-out"));
   curves.start(byId("smoothing"));
   curves.mark(markedSteps());
-  log.start(() => isOver(job));
   attempt(() => retryUnreachable(loadRelatives));
   await compared.start();
 }
@@ -263,7 +263,9 @@ const HIDDEN_SECONDS = 30;
 
 const ticking = repeat(async () => {
   await load();
-  if (curves === null && !job.isMissing) await startCurves();
+  if (job.isMissing) return;
+  log.start(() => isOver(job));
+  if (curves === null) await startCurves();
 }, () => (job?.isMissing ? Infinity : !job || isOver(job) ? 15 : 2), () => (!job || isOver(job) ? Infinity : HIDDEN_SECONDS));
 
 startTab();

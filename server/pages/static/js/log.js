@@ -32,6 +32,8 @@ export class Log {
 
   /** Show the log so far (the end of a long one), and what it grows by while the page is visible; `isOver()`: of the job. */
   start(isOver) {
+    if (this.isStarted) return;
+    this.isStarted = true;
     let isGone = false;
     let wasOverBefore = false;
     repeat(async () => {

@@ -45,7 +45,7 @@ export class Sides {
   }
 
   async start() {
-    const { default: WaveSurfer } = await retryUnreachable(() => later(() => import("../vendor/wavesurfer/wavesurfer.esm.js")));
+    const { default: WaveSurfer } = await retryUnreachable(() => later(import.meta.resolve("../vendor/wavesurfer/wavesurfer.esm.js")));
     const style = getComputedStyle(document.documentElement);
     for (const [side, { url, blob }] of this.isGone ? [] : Object.entries(this.sides)) {
       const wave = WaveSurfer.create({
