@@ -55,8 +55,8 @@ def proxy_for(url: httpx.URL) -> Proxy | None:
     kind = next((kind for kind in (url.scheme, "all") if configured.get(kind)), None)
     if kind is None or _is_excluded(url, configured.get("no", "")):
         return None
-    names = (f"{kind}_proxy", f"{kind}_proxy".upper())
-    variable = next((name for name in names if os.environ.get(name)), "the system's settings")
+    names = {f"{kind}_proxy", f"{kind}_proxy".upper()} & set(os.environ)  # on Windows they are all in upper case
+    variable = next((name for name in sorted(names, reverse=True) if os.environ[name]), "the system's settings")
     return Proxy(_parsed(configured[kind].strip(), variable), variable)
 
 
@@ -236,7 +236,7 @@ def _parsed(text: str, variable: str) -> httpx.URL:
 
 
 def _is_this_machine(host: str) -> bool:
-    """Whether a host is this machine by its name, or by an address that a socket can be bound to."""
+    """Whether a host is this machine by its name, or by an address that it would reach from that very address."""
     host = host.lower().rstrip(".")
     if host == "localhost" or host.endswith(".localhost") or host in {socket.gethostname().lower(), ""}:
         return True
@@ -245,8 +245,8 @@ def _is_this_machine(host: str) -> bool:
         if address.is_loopback:
             return True
         with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind((str(address), 0))
-            return True
+            probe.connect((str(address), 9))  # sends nothing
+            return bool(ipaddress.ip_address(probe.getsockname()[0].partition("%")[0]) == address)
     return False
 
 

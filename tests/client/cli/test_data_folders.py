@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from rvc_train.cli.data_folders import (
@@ -33,10 +34,10 @@ def test_a_data_folder_here_is_taken(mark):
     assert default_data_folder() == Path("data")
 
 
-def test_a_folder_named_data_of_something_else_is_not_taken(tmp_path):
+def test_a_folder_named_data_of_something_else_is_not_taken():
     Path("data").mkdir()
     (Path("data") / "measurements.csv").touch()
-    assert default_data_folder() == tmp_path / "share" / "rvc-train" / "data"
+    assert default_data_folder() == Path(platformdirs.user_data_dir("rvc-train")) / "data"
 
 
 def test_a_user_without_a_home_has_data_here(monkeypatch):
@@ -62,7 +63,8 @@ def test_a_config_folder_that_cannot_be_written_changes_nothing(tmp_path):
 
 
 def test_the_other_programs_take_the_same_folder(tmp_path):
-    environment = {"XDG_DATA_HOME": str(tmp_path / "share"), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"XDG_DATA_HOME": str(tmp_path / "share"), "PYTHONPATH": str(ROOT)}
+    environment.pop("RVC_TRAIN_DATA_FOLDER", None)
     command = [sys.executable, "-m", "rvc_train.cli.main", "admin", "token", "create", "anna"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert f"{tmp_path / 'share' / 'rvc-train' / 'data'} has no rvc-train.db" in done.stderr
+    assert f"{Path(platformdirs.user_data_dir('rvc-train')) / 'data'} has no rvc-train.db" in done.stderr

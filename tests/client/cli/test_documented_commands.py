@@ -37,7 +37,7 @@ def command_of(program: str, words: list[str]) -> Any:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_that_a_page_shows_is_there_with_its_options(page: str) -> None:
-    found = LINE.findall((ROOT / page).read_text())
+    found = LINE.findall((ROOT / page).read_text(encoding="utf-8"))
     assert len(found) > 10
     for program, rest in found:
         words = shlex.split(re.split(r" #|\)\"$", rest)[0].replace("'", ""))

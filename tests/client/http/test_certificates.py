@@ -1,7 +1,9 @@
 """A server behind TLS with a certificate of the user's own authority, on this machine."""
 
+import shutil
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from rvc_train.errors import ConnectionFailed, UsageError
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if sys.platform == "win32" and shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate with")
     folder = tmp_path_factory.mktemp("certificate")
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "key.pem")
     names = ("-days", "2", "-out", "own.pem", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")

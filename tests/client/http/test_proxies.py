@@ -1,6 +1,7 @@
 """Proxies named in the environment, each of them a real one on this machine."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
@@ -99,7 +100,7 @@ def test_the_client_on_asyncio_uses_the_same_proxy_and_waits_no_longer_for_it(se
     monkeypatch.setattr("rvc_train.retry._pause_async", lambda seconds: asyncio.sleep(0))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setenv("ALL_PROXY", f"socks5://127.0.0.1:{listener.getsockname()[1]}")
-        with pytest.raises(ConnectionFailed, match="of ALL_PROXY"):
+        with pytest.raises(ConnectionFailed, match=r"(?i)of ALL_PROXY"):
             asyncio.run(fails())
 
 
@@ -120,9 +121,10 @@ def test_a_program_that_is_no_socks_proxy_is_named(server, monkeypatch):
     thread = threading.Thread(target=answer, daemon=True)
     thread.start()
     monkeypatch.setenv("all_proxy", f"socks5://127.0.0.1:{listener.getsockname()[1]}")
-    with connect("http://voices.example", "") as http, pytest.raises(ConnectionFailed, match="of all_proxy"):
+    with connect("http://voices.example", "") as http, pytest.raises(ConnectionFailed, match=r"(?i)of all_proxy"):
         Client(http).queue()
-    listener.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(OSError):  # as Windows raises where nothing is connected
+        listener.shutdown(socket.SHUT_RDWR)
     listener.close()
     gc.collect()
 
@@ -132,7 +134,7 @@ def test_a_socks_proxy_that_is_silent_is_not_waited_for_without_end(monkeypatch)
     monkeypatch.setattr("rvc_engine.environment.proxies.GREETING_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setenv("all_proxy", f"socks5://127.0.0.1:{listener.getsockname()[1]}")
-        with connect("http://voices.example", "") as http, pytest.raises(ConnectionFailed, match="of all_proxy"):
+        with connect("http://voices.example", "") as http, pytest.raises(ConnectionFailed, match=r"(?i)of all_proxy"):
             Client(http).queue()
     gc.collect()
 
@@ -142,7 +144,7 @@ def test_an_answer_of_the_proxy_names_the_proxy_its_variable_and_the_way_around_
     monkeypatch.setenv("http_proxy", server.url.replace("//", "//user:password@"))
     with connect("http://10.9.8.7:8000", "") as http, pytest.raises(ApiError) as refused:
         Client(http).queue()
-    assert f"through the proxy {server.url} of http_proxy" in str(refused.value)
+    assert f"through the proxy {server.url} of http_proxy" in str(refused.value).replace("HTTP_PROXY", "http_proxy")
     assert "NO_PROXY=10.9.8.7" in str(refused.value)
     assert "password" not in str(refused.value)
 
@@ -186,7 +188,7 @@ def test_this_machines_own_addresses_are_reached_without_a_proxy(server, monkeyp
 @pytest.mark.parametrize("proxy", ["socks4://127.0.0.1:1", "http://", "http://host:port", "ftp://host"])
 def test_a_proxy_that_cannot_be_used_is_an_error_that_names_the_variable(monkeypatch, proxy):
     monkeypatch.setenv("http_proxy", proxy)
-    with pytest.raises(UsageError, match="http_proxy"):
+    with pytest.raises(UsageError, match=r"(?i)http_proxy"):
         connect("http://voices.example", "")
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
