@@ -20,8 +20,9 @@ from rvc_engine.child_processes import engine_environment, variable_names
 from rvc_engine.errors import EngineError, FailureCode
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.disk import is_disk_full
+from rvc_train.schemas.workers import WorkerCommand
 from server.errors import LeaseLost, NotFound
-from server.job_store.leases import Lease, WorkerCommand
+from server.job_store.leases import Lease
 from server.jobs.service import JobService
 from server.results.checkpoints import StoredCheckpoints
 from server.storage.local import ORIGIN_FILE, Storage

@@ -16,11 +16,12 @@ import structlog
 from rvc_engine.errors import FailureCode
 from rvc_engine.workspace.disk import is_disk_full
 from rvc_train.schemas.jobs import JobStatus
+from rvc_train.schemas.workers import Drain
 from server.conversions.queue import ConversionQueue
 from server.database.clock import database_clock
 from server.database.engine import checkpoint_large_wal, database_name, migrate
 from server.errors import LeaseLost, NotFound, SchemaChanged, SettingsRefused
-from server.job_store.leases import Drain, Lease
+from server.job_store.leases import Lease
 from server.jobs.service import JobService
 from server.storage.instances import Pairing, inspect_pairing, is_joined
 from server.storage.local import Storage

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import structlog
 
 from rvc_engine.events import CheckpointSaved, Metric, Warned
+from rvc_train.schemas.workers import WorkerCommand
 from server.errors import LeaseLost
-from server.job_store.leases import Lease, WorkerCommand
+from server.job_store.leases import Lease
 from worker.conversions.placement import TrainingState
 from worker.engine.checkpoint_sync import CheckpointSync
 from worker.engine.outcome import StopReason

@@ -12,7 +12,8 @@ from rvc_train.schemas.jobs import JobStatus
 from server.database.engine import create_engine, present_version
 from server.database.migrate import alembic_config
 from server.errors import SettingsRefused
-from server.storage.instances import INSTANCE_FILE, open_instance
+from server.storage.instance_files import INSTANCE_FILE
+from server.storage.instances import open_instance
 from server.storage.local import Storage
 from worker.loop import work
 

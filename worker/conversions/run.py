@@ -16,12 +16,12 @@ from rvc_engine.conversion.messages import (
     Converting,
     Failed,
 )
+from rvc_engine.conversion.voice_files import VoiceFiles, find_save
 from rvc_engine.environment.files import sync_file, sync_folder
 from rvc_engine.errors import FailureCode
 from rvc_engine.workspace.disk import is_disk_full
 from rvc_train.schemas.voices.conversions import ConversionFailure
 from server.conversions.queue import ConversionLease, ConversionQueue, InputFile, ResultFile
-from server.conversions.voice_files import VoiceFiles, find_save
 from server.errors import LeaseLost
 from server.storage.local import Storage, StoredFile
 from server.transient_errors import first_line, is_transient

@@ -26,7 +26,7 @@ from server.database.clock import utc_now
 from server.errors import SettingsRefused
 from server.job_store.leases import Lease
 from server.results.checkpoints import StoredCheckpoints, StoredRun
-from server.storage.instances import INSTANCE_FILE, read_instance_id, write_instance_id
+from server.storage.instance_files import INSTANCE_FILE, read_instance_id, write_instance_id
 from server.storage.local import Storage
 from server.storage.trash import Trash, is_untouched
 

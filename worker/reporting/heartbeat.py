@@ -8,8 +8,9 @@ from pathlib import Path
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from rvc_train.schemas.workers import Drain, WorkerCommand
 from server.errors import LeaseLost, NotFound
-from server.job_store.leases import Drain, Lease, WorkerCommand
+from server.job_store.leases import Lease
 from server.jobs.service import JobService
 from server.transient_errors import first_line, is_database_unavailable
 

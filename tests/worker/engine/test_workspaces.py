@@ -12,7 +12,7 @@ import pytest
 from rvc_train.schemas.jobs import JobStatus
 from server.database.tables import new_id
 from server.errors import SettingsRefused
-from server.storage.instances import INSTANCE_FILE, read_instance_id, write_instance_id
+from server.storage.instance_files import INSTANCE_FILE, read_instance_id, write_instance_id
 from server.storage.local import Storage
 from tests.programs import run_program
 from worker.engine.workspaces import Workspaces
