@@ -13,7 +13,6 @@ from rvc_engine.child_processes import program_environment, python_command
 from rvc_engine.conversion.messages import DECODED, SAMPLES, Decoded
 from rvc_engine.environment.files import read_plain_file
 from rvc_engine.environment.processes import NO_INPUT, ProcessGroup
-from server.storage.local import Storage
 
 logger = structlog.get_logger(__name__)
 
@@ -27,11 +26,14 @@ _LOG = "decoder.log"
 UNREADABLE = "the recording cannot be decoded: it broke the decoder, or took too much time or memory; convert it to WAV"
 
 
-def decode(source: Path, folder: Path, storage: Storage, max_seconds: float, tick: Callable[[], None]) -> Decoded:
-    """Decode a recording into an empty folder. `tick` is called meanwhile, and ends it by an error. Raises OSError."""
+def decode(source: Path, folder: Path, private: Path, max_seconds: float, tick: Callable[[], None]) -> Decoded:
+    """Decode a recording into an empty folder, without access to the rest of the folder `private`. Raises OSError.
+
+    `tick` is called meanwhile, and ends it by an error.
+    """
     seconds = int(max_seconds) + _SPARE_SECONDS  # a decoder is many times faster than real time
     limits = map(str, (seconds, MEMORY_BYTES, seconds * MAX_BYTES_PER_SECOND))
-    sandbox = python_command("server.datasets.sandbox", *limits, str(storage.root), str(folder))
+    sandbox = python_command("server.datasets.sandbox", *limits, str(private), str(folder))
     program = python_command("rvc_engine.conversion.decoding", str(source), str(folder), str(max_seconds))
     environment = program_environment(os.environ) | _THREADS | {"MALLOC_ARENA_MAX": "2"}
     with (folder / _LOG).open("wb") as log:
