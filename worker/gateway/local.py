@@ -156,7 +156,7 @@ class LocalGateway(WorkerGateway):
     def statuses(self, job_ids: Collection[str]) -> Mapping[str, JobStatus]:
         """As in the interface: a disk may be unmounted, or the database replaced."""
         if not is_joined(self._engine, self._storage):
-            raise Unavailable("data folder and database have not the same id any more")
+            raise Unavailable("data folder and database do not have the same id any more")
         found = {}
         for job_id in job_ids:
             try:

@@ -19,6 +19,10 @@ BATCH = 500
 """Largest number of events in a batch, so that a backlog of hours is written in short transactions."""
 
 
+class _OutsideWorkspace(Exception):
+    """An event names a file that is not in the workspace."""
+
+
 class EventReporter:
     """Queue of events that the server does not have yet."""
 
@@ -96,13 +100,13 @@ class EventReporter:
     def _publish(self, artifact: ArtifactReady, is_wait_over: Callable[[], bool]) -> None:
         """Have a file of the workspace published as an artifact."""
         try:
-            self._check_place(artifact.path, f"{artifact.name} cannot be published")
+            self._check_place(artifact.path)
             self._record([artifact])
         except ArtifactInvalid as error:
             self.rejected = error
-        except OSError as error:
+        except (_OutsideWorkspace, OSError) as error:
             message = f"{artifact.name} cannot be published: {error}"
-            if not Path(artifact.path).is_file():
+            if isinstance(error, _OutsideWorkspace) or not Path(artifact.path).is_file():
                 self.rejected = ArtifactInvalid(message)
             elif not is_wait_over():
                 raise
@@ -115,21 +119,19 @@ class EventReporter:
 
     def _publish_preview(self, preview: PreviewReady, is_wait_over: Callable[[], bool]) -> None:
         """Have a preview's files published; a missing one gives a warning."""
-        problem = f"the preview of step {preview.step} cannot be published"
         try:
             for path in (preview.audio, preview.picture, preview.recording):
-                self._check_place(path, problem)
+                self._check_place(path)
             self._record([preview])
-        except ArtifactInvalid as error:
-            self._record([Warned(message=str(error), stage="train")])
-        except OSError as error:
+        except (_OutsideWorkspace, OSError) as error:
             if is_transient(error) and not is_wait_over():
                 raise
-            self._record([Warned(message=f"{problem}: {error}", stage="train")])
+            warning = f"the preview of step {preview.step} cannot be published: {error}"
+            self._record([Warned(message=warning, stage="train")])
 
-    def _check_place(self, path: str, problem: str) -> None:
+    def _check_place(self, path: str) -> None:
         if not Path(path).resolve().is_relative_to(self._workspace.resolve()):
-            raise ArtifactInvalid(f"{problem}: its path is outside the job's workspace")
+            raise _OutsideWorkspace("its path is outside the job's workspace")
 
 
 def _next_batch(waiting: Iterable[Event]) -> list[Event]:

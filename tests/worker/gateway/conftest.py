@@ -7,7 +7,7 @@ import pytest
 
 from worker.gateway.interface import WorkerGateway
 
-GATEWAYS: dict[str, Callable[[Any], WorkerGateway]] = {"local": lambda shop: shop.gateway(heartbeat_seconds=0)}
+GATEWAYS: dict[str, Callable[[Any], WorkerGateway]] = {"local": lambda shop: shop.gateway()}
 """Each makes a gateway to the server of a shop."""
 
 
