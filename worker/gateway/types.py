@@ -34,7 +34,7 @@ class WorkerDescription:
     serves_conversions: bool
     num_gpus: int
     gpu_memory_bytes: int | None
-    """Of the smallest GPU; None where it is unknown."""
+    """Memory of the smallest GPU; None where it is unknown."""
     labels: dict[str, str] = field(default_factory=dict)
 
 
@@ -67,7 +67,7 @@ class StartFiles:
     generator: Path | None
     discriminator: Path | None
     origin: str
-    """What they are, for the voice's record."""
+    """Description of the files, for the voice's record."""
 
 
 @dataclass(frozen=True)
