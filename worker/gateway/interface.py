@@ -5,8 +5,9 @@
 
 Every method may raise `Unavailable`, besides the errors that it names: the call may have been carried out all the same.
 All may then be repeated: `claim` with `is_repeated`, `record` with the same number; an outcome that had been taken
-raises LeaseLost at the second try. Methods of a lease raise LeaseLost once it was replaced, and change nothing then.
-Methods may be called from several threads at once.
+raises LeaseLost at the second try. What is written under a lease raises LeaseLost, and changes nothing, once that was
+replaced, or its job has ended or was deleted. Two kinds of writes may be taken from a stale worker: lines of the log,
+which are appended, and checkpoints, which are good ones of the same run. Methods may be called from several threads.
 """
 
 from abc import ABC, abstractmethod

@@ -77,7 +77,7 @@ class LocalGateway(WorkerGateway):
     """A server on the same database and data folder."""
 
     def __init__(self, settings: WorkerSettings, engine: sa.Engine) -> None:
-        """`engine`: on the server's database; not closed by this class."""
+        """`engine`: on the server's database; `close` closes its connections."""
         self._settings, self._engine = settings, engine
         self._url = database_url_of(settings.data_folder, settings.database_url)
         self._storage = Storage(settings.data_folder)
@@ -173,6 +173,7 @@ class LocalGateway(WorkerGateway):
 
     def close(self) -> None:
         self._is_over.set()
+        self._engine.dispose()
 
 
 class LocalWorker(RegisteredWorker):
