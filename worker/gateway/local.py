@@ -388,18 +388,7 @@ class LocalConversionLease(ConversionLease):
 
     @database_errors()
     def finish(self, results: Sequence[ConversionResult], device: str, device_reason: str) -> ConversionStatus:
-        stored = [
-            ResultFile(
-                each.name,
-                each.file
-                and StoredFile(each.file.path.relative_to(self.root).as_posix(), each.file.size, each.file.sha256),
-                each.seconds,
-                each.pitch_shift,
-                each.error,
-            )
-            for each in results
-        ]
-        return self.conversions.finish(self.lease, stored, device, device_reason)
+        return self.conversions.finish(self.lease, [self._stored(each) for each in results], device, device_reason)
 
     @database_errors()
     def fail(self, code: ConversionFailure, message: str) -> None:
@@ -408,3 +397,10 @@ class LocalConversionLease(ConversionLease):
     @database_errors()
     def release(self) -> None:
         self.conversions.release(self.lease)
+
+    def _stored(self, result: ConversionResult) -> ResultFile:
+        file = result.file
+        stored = None
+        if file is not None:
+            stored = StoredFile(file.path.relative_to(self.root).as_posix(), file.size, file.sha256)
+        return ResultFile(result.name, stored, result.seconds, result.pitch_shift, result.error)
