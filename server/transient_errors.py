@@ -4,12 +4,11 @@ PostgreSQL's errors are classed by SQLSTATE, SQLite's by result code, those of d
 listed here, such as a missing table or a damaged file, is not transient: a retry would fail again.
 """
 
-import errno
 import sqlite3
 
 import sqlalchemy as sa
 
-from rvc_engine.workspace.disk import is_disk_full
+from rvc_engine.workspace.disk import is_disk_unavailable
 
 TRANSIENT_SQLSTATES = ("08", "25", "40", "53", "55P03", "57", "58")
 """Classes: connection, transaction (read-only after a failover), rollback, resources, operator, system; and a lock
@@ -29,14 +28,6 @@ TRANSIENT_SQLITE_CODES = frozenset(
 )
 _SQLITE_PRIMARY = 0xFF
 """Mask of the primary result code in an extended one."""
-# fmt: off
-TRANSIENT_ERRNOS = frozenset({
-    errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EINTR, errno.EBUSY,
-    errno.ENOLCK, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
-    errno.ENETUNREACH, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED,
-})
-# fmt: on
-"""Failing or read-only disks, network file systems that do not answer, too many open files, too little memory."""
 
 
 def is_database_unavailable(error: BaseException) -> bool:
@@ -66,7 +57,7 @@ def _may_lack_code(error: sa.exc.DBAPIError) -> bool:
 def is_transient(error: BaseException) -> bool:
     """Whether the same action may succeed later: the database is unavailable, or a disk fails or is full."""
     if isinstance(error, OSError):
-        return is_disk_full(error) or error.errno in TRANSIENT_ERRNOS
+        return is_disk_unavailable(error)
     return is_database_unavailable(error)
 
 

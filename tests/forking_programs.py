@@ -20,6 +20,7 @@ PRELOADED = (
     "server.__main__",
     "server.admin.cli",
     "worker.__main__",
+    "worker.gateway.local",
     "rvc_train.cli.main",
     "rvc_train.cli.commands.jobs",
 )

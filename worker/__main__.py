@@ -10,17 +10,15 @@ from types import FrameType
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
 
 from rvc_engine.child_processes import engine_environment, variable_names
 from rvc_engine.environment.processes import on_stop_signals, stop_with_parent
 from rvc_engine.translation.program_errors import describe_os_error, errors_reported
-from server.database.engine import create_engine
-from server.errors import SettingsRefused
 from server.setting_names import check_setting_names
 from server.settings import ServerSettings
 from server.storage.permissions import UMASK
-from server.transient_errors import first_line
+from worker.gateway.errors import SettingsRefused
+from worker.gateway.interface import WorkerGateway
 from worker.hardware.devices import check_gpus
 from worker.loop import HeartbeatDied, work
 from worker.settings import WorkerSettings, default_engine_command
@@ -64,13 +62,20 @@ def _run(settings: WorkerSettings) -> int:
             check_gpus(
                 settings.device, engine_environment(os.environ, variable_names(settings.engine_environment or ""))
             )
-        engine = create_engine(settings.url)
-    except (OSError, SQLAlchemyError, ImportError) as error:  # of the data folder, the database's address or driver
-        raise SettingsRefused(describe_os_error(error) if isinstance(error, OSError) else first_line(error)) from error
+        gateway = _connect(settings)
+    except OSError as error:  # of the data folder
+        raise SettingsRefused(describe_os_error(error)) from error
     try:
-        return work(settings, engine, stop)
+        return work(settings, gateway, stop)
     finally:
-        engine.dispose()
+        gateway.close()
+
+
+def _connect(settings: WorkerSettings) -> WorkerGateway:
+    """The gateway to the server on this machine. The database's libraries are imported here and nowhere else."""
+    from worker.gateway.local import LocalGateway
+
+    return LocalGateway.connect(settings)
 
 
 def stop_handler(stop: threading.Event) -> Callable[[int, FrameType | None], None]:

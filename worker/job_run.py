@@ -2,38 +2,32 @@
 
 end the old engine -> restore its checkpoint -> start an engine -> supervise it -> report the outcome
 
-A database or disk that is unavailable is waited for; any other error of the worker is raised.
+A server or disk that is unavailable is waited for; any other error of the worker is raised.
 """
 
-import json
 import os
 import socket
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import structlog
 
 from rvc_engine.checkpoints.manifest import CheckpointEntry
 from rvc_engine.child_processes import engine_environment, variable_names
 from rvc_engine.errors import EngineError, FailureCode
-from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.disk import is_disk_full
-from server.errors import LeaseLost, NotFound
-from server.job_store.leases import Lease, WorkerCommand
-from server.jobs.service import JobService
-from server.results.checkpoints import StoredCheckpoints
-from server.storage.local import ORIGIN_FILE, Storage
-from server.storage.trash import Trash
-from server.transient_errors import is_transient
+from rvc_train.schemas.workers import WorkerCommand
 from worker.conversions.placement import TrainingState
 from worker.engine.checkpoint_sync import CheckpointSync
 from worker.engine.job_log import JobLog
-from worker.engine.outcome import Failure, Released, StopReason, Success, decide_outcome
+from worker.engine.outcome import StopReason, decide_outcome
 from worker.engine.process import EngineExit, EngineProcess, terminate_stale_engine
 from worker.engine.slots import Slot
 from worker.engine.workspaces import Workspaces
+from worker.gateway.errors import LeaseLost, is_transient
+from worker.gateway.interface import JobLease
+from worker.gateway.types import Failure, Folders, JobInputs, Released, Success
 from worker.hardware.devices import device_environment, engine_device
 from worker.reporting.event_reporter import EventReporter
 from worker.reporting.heartbeat import Heartbeat
@@ -53,22 +47,19 @@ class JobRun:
     def __init__(
         self,
         settings: WorkerSettings,
-        job_service: JobService,
-        storage: Storage,
+        folders: Folders,
         workspaces: Workspaces,
         slot: Slot,
-        lease: Lease,
+        lease: JobLease,
         heartbeat: Heartbeat,
         is_draining: Callable[[], bool],
         training: TrainingState,
     ) -> None:
         self._training = training
-        self._settings, self._jobs, self._storage, self._workspaces = settings, job_service, storage, workspaces
+        self._settings, self._folders, self._workspaces = settings, folders, workspaces
         self._slot, self._lease, self._heartbeat, self._is_draining = slot, lease, heartbeat, is_draining
         self._workspace = workspaces.workspace(lease)
-        self._reporter = EventReporter(
-            job_service, storage, lease, self._workspace.root, workspaces.spool(lease), heartbeat.turn
-        )
+        self._reporter = EventReporter(lease, self._workspace.root, workspaces.spool(lease), heartbeat.turn)
         self._stop_reason: StopReason | None = None
 
     def run(self) -> None:
@@ -81,47 +72,37 @@ class JobRun:
         finally:
             self._reporter.close()
         if self._stop_reason is StopReason.LOST:
-            retry_until_available(self._remove_if_deleted, give_up=self._must_stop)
+            retry_until_available(self._lease.clear_if_deleted, give_up=self._must_stop)
 
     def _run(self) -> None:
         with closing(retry_transient(self._open_log, give_up=self._disk_wait())) as log:
             log.line("info", f"attempt {self._lease.attempt} of the job {self._lease.job_id} on {socket.gethostname()}")
             self._terminate_stale_engine(log)
-            engine_exit = self._prepare(log) or self._run_engine(log)
+            prepared = self._prepare(log)
+            engine_exit = prepared if isinstance(prepared, Failure) else self._run_engine(prepared, log)
             if self._stop_reason is not StopReason.LOST:
                 self._report_when_possible(engine_exit, log)
 
     def _open_log(self) -> JobLog:
-        try:
-            return JobLog(self._storage.job_log(self._lease.job_id))
-        except FileNotFoundError as error:
-            raise LeaseLost(f"the job {self._lease.job_id} was deleted") from error
-
-    def _remove_if_deleted(self) -> None:
-        """Move what a deleted job's engine wrote until it was stopped to the trash."""
-        try:
-            self._jobs.get(self._lease.job_id)
-        except NotFound:
-            if (home := self._storage.job_home(self._lease.job_id)).exists():
-                Trash(self._storage.root).add(home, "jobs")
+        return JobLog(self._lease.open_log(), self._lease.job_id)
 
     def _terminate_stale_engine(self, log: JobLog) -> None:
         """End an engine that an earlier attempt left running on this machine: two must not write to one workspace."""
-        old = retry_until_available(lambda: self._jobs.previous_engine(self._lease), give_up=self._must_stop)
+        old = self._lease.previous_engine
         if old is None or old.host != socket.gethostname():
             return
         if terminate_stale_engine(old.pid, old.started_at, self._settings.stop_seconds):
             log.line("warning", f"the engine of an earlier attempt still ran (process {old.pid}); it was ended")
 
-    def _prepare(self, log: JobLog) -> Failure | None:
-        """Write the config, and restore the last checkpoint of an attempt on another machine.
+    def _prepare(self, log: JobLog) -> JobInputs | Failure:
+        """Fetch the job's files, and restore the last checkpoint of an attempt on another machine.
 
         Returns the failure when that is not possible. Raises LeaseLost, as for a worker that hung until now: its files
         would replace those of its successor.
         """
-        retry_until_available(lambda: self._jobs.heartbeat(self._lease), give_up=self._must_stop)
+        retry_until_available(self._lease.renew, give_up=self._must_stop)
         try:
-            restored = retry_transient(self._restore, give_up=self._disk_wait())
+            inputs, restored = retry_transient(self._fetch, give_up=self._disk_wait())
         except EngineError as error:
             return Failure(error.code, str(error))
         except OSError as error:
@@ -133,34 +114,21 @@ class JobRun:
         self._heartbeat.turn()
         if restored is not None:
             log.line("info", f"restored the checkpoint of step {restored.step} from the storage")
-        return None
+        return inputs
 
-    def _restore(self) -> CheckpointEntry | None:
-        self._storage.delete_partial_files(self._lease.job_id, self._lease.token)
-        content = json.dumps(self._lease.config.model_dump(mode="json"), indent=2).encode()
-        write_atomically(self._config_file, content, make_folder=False)
-        provenance = self._jobs.provenance(self._lease).model_dump_json(indent=2)
-        write_atomically(self._provenance_file, provenance.encode(), make_folder=False)
-        return self._workspaces.prepare(self._lease, self._settings.lock_wait_seconds)
+    def _fetch(self) -> tuple[JobInputs, CheckpointEntry | None]:
+        inputs = self._lease.inputs()
+        return inputs, self._workspaces.prepare(self._lease, self._settings.lock_wait_seconds)
 
-    @property
-    def _config_file(self) -> Path:
-        return self._storage.attempt_folder(self._lease.job_id, self._lease.token) / "config.json"
-
-    @property
-    def _provenance_file(self) -> Path:
-        return self._config_file.with_name("provenance.json")
-
-    def _run_engine(self, log: JobLog) -> EngineExit | Failure:
+    def _run_engine(self, inputs: JobInputs, log: JobLog) -> EngineExit | Failure:
         try:
-            engine = EngineProcess(self._command(), self._environment(), log, self._lease.step_seconds)
+            engine = EngineProcess(self._command(inputs), self._environment(), log, self._lease.step_seconds)
         except OSError as error:
             if is_transient(error):
                 raise
             return Failure(FailureCode.INTERNAL, f"the engine cannot be started ({error}); repair the installation")
         self._slot.add_engine(engine.pid, self._lease)
-        stored = StoredCheckpoints(self._storage, self._lease.job_id)
-        sync = CheckpointSync(stored, self._workspace, self._lease.token)
+        sync = CheckpointSync(self._lease, self._workspace)
         supervisor = Supervisor(
             self._settings,
             self._lease,
@@ -182,25 +150,23 @@ class JobRun:
             if not sync.finish(LAST_COPY_SECONDS):
                 logger.warning("the last checkpoint is still being copied", job_id=self._lease.job_id)
 
-    def _command(self) -> list[str]:
-        lease, storage = self._lease, self._storage
-        options = {
+    def _command(self, inputs: JobInputs) -> list[str]:
+        options: dict[str, object] = {
             "--workspace": self._workspace.root,
-            "--dataset": storage.dataset_folder(lease.dataset_id),
-            "--voice": lease.voice,
-            "--config": self._config_file,
-            "--provenance": self._provenance_file,
+            "--dataset": inputs.recordings,
+            "--voice": self._lease.voice,
+            "--config": inputs.config,
+            "--provenance": inputs.provenance,
             "--device": engine_device(self._settings.device),
-            "--weights": self._settings.weights_folder or storage.weights_folder,
-            "--cache": storage.cache_folder(lease.dataset_id),
+            "--weights": self._settings.weights_folder or self._folders.weights,
+            "--cache": inputs.cache,
             "--threads": self._settings.num_threads,
             "--lock-wait": self._settings.lock_wait_seconds,
         }
-        generator, discriminator = storage.start_files(lease.job_id)
-        if generator is not None or discriminator is not None:
-            options["--base-origin"] = (storage.start_folder(lease.job_id) / ORIGIN_FILE).read_text()
-        options |= {"--pretrained-g": generator} if generator is not None else {}
-        options |= {"--pretrained-d": discriminator} if discriminator is not None else {}
+        if (start := inputs.start) is not None:
+            options["--base-origin"] = start.origin
+            files = {"--pretrained-g": start.generator, "--pretrained-d": start.discriminator}
+            options |= {option: path for option, path in files.items() if path is not None}
         if self._settings.content_folder is not None:
             options["--content-folder"] = self._settings.content_folder
         # One argument each, so that a value which begins with a dash is still a value.
@@ -216,9 +182,7 @@ class JobRun:
     def _record_process(self, engine: EngineProcess) -> None:
         """Record the engine's process for later attempts; until then its own lock guards the workspace."""
         pid, started_at = engine.pid, engine.started_at
-        retry_until_available(
-            lambda: self._jobs.record_engine_process(self._lease, pid, started_at), give_up=self._must_stop
-        )
+        retry_until_available(lambda: self._lease.record_engine(pid, started_at), give_up=self._must_stop)
         logger.info("engine started", job_id=self._lease.job_id, attempt=self._lease.attempt, pid=pid)
 
     def _must_stop(self) -> bool:
@@ -237,7 +201,7 @@ class JobRun:
         return is_over
 
     def _report_when_possible(self, engine_exit: EngineExit | Failure, log: JobLog) -> None:
-        """Report as soon as database and disks allow. A worker that must stop leaves the lease to its successor."""
+        """Report as soon as server and disks allow. A worker that must stop leaves the lease to its successor."""
         deadline = Deadline(self._settings.disk_wait_seconds, lambda: True)
 
         def is_wait_over() -> bool:
@@ -250,17 +214,14 @@ class JobRun:
         """Record the last events and the outcome of the attempt. Raises transient errors, LeaseLost, RuntimeError."""
         self._reporter.flush(is_wait_over)
         outcome = decide_outcome(engine_exit, self._stop_reason, self._reporter, self._lease.max_duration_seconds)
-        job_service, lease = self._jobs, self._lease
+        lease, status = self._lease, self._lease.finish(outcome)
         match outcome:
             case Success():
-                job_service.succeed(lease)
                 logger.info("job succeeded", job_id=lease.job_id)
             case Released():
-                status = job_service.release(lease, outcome.why)
                 log.line("info", f"the engine stopped: {outcome.why}")
                 logger.info("job released", job_id=lease.job_id, reason=outcome.why, status=str(status))
             case Failure():
-                status = job_service.fail(lease, outcome.code, outcome.message)
                 log.line("error", f"attempt failed ({outcome.code}): {outcome.message}")
                 logger.warning("attempt failed", job_id=lease.job_id, code=str(outcome.code), status=str(status))
 

@@ -10,7 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rvc_engine.child_processes import python_command, variable_names
 from rvc_train.schemas.jobs import MAX_LABELS, LabelKey, LabelValue
-from server.settings import GIB, database_url_of
+
+GIB = 2**30
 
 
 def default_engine_command() -> list[str]:
@@ -134,11 +135,6 @@ class WorkerSettings(BaseSettings):
     def labels(self) -> dict[str, str]:
         """Labels that jobs may ask for."""
         return parse_labels(self.worker_labels or "")
-
-    @property
-    def url(self) -> str:
-        """The database's SQLAlchemy URL."""
-        return database_url_of(self.data_folder, self.database_url)
 
     @property
     def num_threads(self) -> int:

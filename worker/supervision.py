@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 import structlog
 
 from rvc_engine.events import CheckpointSaved, Metric, Warned
-from server.errors import LeaseLost
-from server.job_store.leases import Lease, WorkerCommand
+from rvc_train.schemas.workers import WorkerCommand
 from worker.conversions.placement import TrainingState
 from worker.engine.checkpoint_sync import CheckpointSync
 from worker.engine.outcome import StopReason
 from worker.engine.process import EngineExit, EngineProcess
+from worker.gateway.errors import LeaseLost
+from worker.gateway.interface import JobLease
 from worker.reporting.event_reporter import EventReporter
 from worker.reporting.heartbeat import Heartbeat
 from worker.settings import WorkerSettings
@@ -42,7 +43,7 @@ class Supervisor:
     """Supervisor of one engine, from its start to its exit."""
 
     settings: WorkerSettings
-    lease: Lease
+    lease: JobLease
     engine: EngineProcess
     reporter: EventReporter
     checkpoint_sync: CheckpointSync

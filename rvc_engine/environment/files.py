@@ -5,6 +5,7 @@ Most of them close it within a moment, so these functions try again before they 
 """
 
 import os
+import stat
 import time
 import unicodedata
 from collections.abc import Callable
@@ -33,6 +34,19 @@ def rename(source: Path, target: Path) -> None:
 def unlink(path: Path) -> None:
     """Delete a file if it exists. OSError names the file that is in use."""
     _retry(lambda: path.unlink(missing_ok=True), path)
+
+
+def read_plain_file(path: Path, max_bytes: int) -> bytes:
+    """The first bytes of a plain file: a program that was taken over may leave a link or a pipe. Raises OSError."""
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # the first two are missing on Windows, the last elsewhere
+        flags |= getattr(os, name, 0)
+    if path.is_symlink():  # where no flag refuses it
+        raise OSError(f"{path} is a link")
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(f"{path} is not a plain file")
+        return file.read(max_bytes)
 
 
 def is_in_use(error: OSError) -> bool:

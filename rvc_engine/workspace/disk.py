@@ -12,11 +12,24 @@ from rvc_engine.errors import DiskFull, InvalidConfig
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_A_FOLDER = frozenset({errno.ENOTDIR, errno.EEXIST})
+# fmt: off
+TRANSIENT_ERRNOS = frozenset({
+    errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EINTR, errno.EBUSY,
+    errno.ENOLCK, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
+    errno.ENETUNREACH, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED,
+})
+# fmt: on
+"""Failing or read-only disks, network file systems that do not answer, too many open files, too little memory."""
 
 
 def is_disk_full(error: OSError) -> bool:
     """Whether an error means a full disk, an exceeded quota or a limit on file sizes."""
     return error.errno in _FULL
+
+
+def is_disk_unavailable(error: OSError) -> bool:
+    """Whether the same action may succeed later: a disk is full, or fails for now."""
+    return is_disk_full(error) or error.errno in TRANSIENT_ERRNOS
 
 
 @contextlib.contextmanager

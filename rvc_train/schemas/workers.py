@@ -1,9 +1,39 @@
-"""Schemas of workers and their GPUs."""
+"""Schemas of workers and their GPUs, and the commands that workers get."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Literal
 
 from rvc_train.schemas.base import ResponseModel
+
+
+class WorkerCommand(StrEnum):
+    """Command for the worker that holds the lease."""
+
+    NONE = "none"
+    """Continue."""
+    CANCEL = "cancel"
+    """Stop the engine and release the job: it will be cancelled."""
+    PAUSE = "pause"
+    """Stop the engine after a checkpoint and release the job: it will be paused."""
+    DRAIN = "drain"
+    """Stop the engine after a checkpoint and release the job: another worker continues it."""
+
+
+class Drain(StrEnum):
+    """Mode in which a worker is drained."""
+
+    HAND_BACK = "hand_back"
+    """Stop the present job after a checkpoint and release it to another worker."""
+    FINISH = "finish"
+    """Finish the present job first."""
+
+    @classmethod
+    def of(cls, is_draining: bool, mode: str | None) -> "Drain | None":
+        """The mode in a worker's row; None when it is not draining."""
+        if not is_draining:
+            return None
+        return cls.HAND_BACK if mode is None else cls(mode)
 
 
 class GpuPublic(ResponseModel):

@@ -23,7 +23,7 @@ from rvc_engine.workspace.atomic_files import write_atomically
 from server.database.copies import copy_sqlite
 from server.database.engine import present_version
 from server.errors import Refused
-from server.storage.instances import INSTANCE_FILE
+from server.storage.instance_files import INSTANCE_FILE
 from server.storage.local import Storage, link_or_copy
 
 DATABASE = "rvc-train.db"

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
-from rvc_train.schemas.workers import WorkerPublic
+from rvc_train.schemas.workers import Drain, WorkerPublic
 from server.api.authorization import require_principal, requires
 from server.context import Context
 from server.database.clock import utc_now
@@ -14,7 +14,6 @@ from server.database.engine import read_session
 from server.errors import NotFound
 from server.http.lists import MAX_LONG_LIMIT, Cursors, LongLimit
 from server.http.problem_details import documented
-from server.job_store.leases import Drain
 from server.jobs.serializers import workers_public
 from server.workers.gpu_telemetry import with_gpus
 

@@ -12,9 +12,10 @@ import structlog
 from pydantic import ValidationError
 
 from rvc_engine.child_processes import program_environment, python_command
+from rvc_engine.environment.files import read_plain_file
 from rvc_engine.environment.processes import NO_INPUT, PIPE, ProcessGroup
 from rvc_engine.weights.own import BaseRole, WeightsCheck, WeightsKind
-from server.datasets.validator import read_report
+from server.datasets.validator import MAX_REPORT_BYTES
 from server.errors import Refused
 from server.settings import ServerSettings
 
@@ -59,7 +60,7 @@ def run_confined(
         child.end_group()
         printed, _ = child.communicate()
     try:
-        return read_report(output), printed
+        return read_plain_file(output, MAX_REPORT_BYTES), printed
     except OSError as error:
         raise _not_examined(printed, child.returncode) from error
 

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
+from rvc_engine.conversion.voice_files import VoiceFiles
 from rvc_train.schemas.voices.conversions import (
     ConversionEventType,
     ConversionFailure,
@@ -22,7 +23,7 @@ from rvc_train.schemas.voices.conversions import (
     ConversionStatus,
 )
 from server.auth.quotas import record_spent_hours
-from server.conversions.voice_files import VoiceFiles, voice_files
+from server.conversions.voice_files import voice_files
 from server.database.engine import read_session, require_schema, write_session
 from server.database.tables import Conversion, Job, Worker
 from server.errors import LeaseLost

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 import structlog
 from sqlmodel import Session, col, select
 
+from rvc_engine.conversion.voice_files import saved_generators
 from rvc_train.schemas.jobs import LEASED_STATUSES
 from rvc_train.schemas.voices.conversions import (
     MAX_CONVERSION_FILES,
@@ -25,7 +26,7 @@ from server.auth.audit import record
 from server.auth.quotas import Quotas
 from server.conversions.queue import ConversionQueue, add_event
 from server.conversions.versions import wanted_version
-from server.conversions.voice_files import saved_generators, voice_files
+from server.conversions.voice_files import voice_files
 from server.database.engine import advisory_lock, read_session, write_session
 from server.database.tables import Conversion, Job, Worker, new_id
 from server.errors import Conflict, Gone, NotFound, QuotaExceeded, Refused, UploadTooLarge

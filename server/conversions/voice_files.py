@@ -1,38 +1,21 @@
-"""The files of a voice that a conversion needs: those of the finished voice, or of a save of a job that may still run.
+"""Search for the files of a voice, of the finished one or of a save, in the data folder and in the database.
 
-Only files in the data folder are found. A worker with a scratch folder of its own has more saves there.
+A worker with a scratch folder of its own has more saves there.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from sqlmodel import Session, select
 
 from rvc_engine.checkpoints.manifest import read_entries
+from rvc_engine.conversion.voice_files import BEST, LATEST, VoiceFiles, saved_generators
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.workspace.layout import Workspace
 from server.database.result_tables import Artifact
 from server.database.tables import Job
 from server.storage.local import Storage
 
-BEST, LATEST = "best", "latest"
 _STORED_BEST = "best.pth"
-
-
-@dataclass(frozen=True)
-class VoiceFiles:
-    """Files of a voice: one of the first two, and the index where there is one."""
-
-    voice: Path | None = None
-    """An exported voice."""
-    checkpoint: Path | None = None
-    """A `G_` file or a recovery checkpoint, from which the voice is extracted."""
-    index: Path | None = None
-
-    @property
-    def is_missing(self) -> bool:
-        """Whether there is nothing to convert with."""
-        return self.voice is None and self.checkpoint is None
 
 
 def voice_files(session: Session, job: Job, save: str | None, storage: Storage) -> VoiceFiles:
@@ -56,22 +39,6 @@ def voice_files(session: Session, job: Job, save: str | None, storage: Storage) 
         newest = next(reversed(saves.values()), None)
         return VoiceFiles(checkpoint=newest or _recovery_checkpoint(storage, job.id), index=index)
     return VoiceFiles(checkpoint=saves.get(int(save)), index=index)
-
-
-def find_save(workspace: Path, save: str) -> Path | None:
-    """A save in a workspace outside the data folder, by its number or `latest`."""
-    saves = saved_generators(workspace)
-    return next(reversed(saves.values()), None) if save == LATEST else saves.get(int(save)) if save != BEST else None
-
-
-def saved_generators(workspace: Path) -> dict[int, Path]:
-    """`G_` files in a job's workspace by the number in their names, the last written at the end."""
-    found = {}
-    for path in workspace.glob("G_*.pth"):
-        number = path.stem.removeprefix("G_")
-        if number.isdecimal():
-            found[int(number)] = (path.stat().st_mtime, path)
-    return {number: path for number, (_, path) in sorted(found.items(), key=lambda each: (each[1][0], each[0]))}
 
 
 def _recovery_checkpoint(storage: Storage, job_id: str) -> Path | None:

@@ -5,7 +5,6 @@ A validation that the server's stop interrupted starts again at the next start, 
 
 import os
 import signal
-import stat
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ import tenacity
 from pydantic import ValidationError
 
 from rvc_engine.child_processes import program_environment, python_command
+from rvc_engine.environment.files import read_plain_file
 from rvc_engine.environment.processes import FIRST_OF_WINDOWS, NO_INPUT, ProcessGroup
 from rvc_engine.environment.windows_jobs import EXIT_CPU_TIME
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
@@ -91,7 +91,7 @@ class DatasetValidator(OwnerTurns):
                 logger.info("report program failed", dataset_id=dataset_id, status=status, stdout=output_tail)
                 raise self._failure(status)
             try:
-                return DatasetReport.model_validate_json(read_report(output))
+                return DatasetReport.model_validate_json(read_plain_file(output, MAX_REPORT_BYTES))
             except (OSError, ValidationError) as error:
                 raise ValidationFailed("the report program wrote no report; see the server's log") from error
 
@@ -122,19 +122,6 @@ class DatasetValidator(OwnerTurns):
             reason = f"a recording crashed the decoder ({code}); try to upload the files in smaller parts"
             return ValidationFailed(reason)
         return ValidationFailed(f"the report program failed with exit code {status}; see the server's log")
-
-
-def read_report(path: Path) -> bytes:
-    """The report, from a plain file only: a program that was taken over may leave a link or a pipe. Raises OSError."""
-    flags = os.O_RDONLY
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # the first two are missing on Windows, the last elsewhere
-        flags |= getattr(os, name, 0)
-    if path.is_symlink():  # where no flag refuses it
-        raise OSError(f"{path} is a link")
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(f"{path} is not a plain file")
-        return file.read(MAX_REPORT_BYTES)
 
 
 def _child_environment() -> dict[str, str]:

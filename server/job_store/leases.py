@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 
 import sqlalchemy as sa
 from sqlmodel import col
 
 from rvc_engine.config import TrainingConfig
 from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
+from rvc_train.schemas.workers import WorkerCommand
 from server.database.base import UtcDateTime
 from server.database.tables import Attempt, Job, Worker
 from server.errors import LeaseLost
@@ -21,35 +21,6 @@ AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 """The time in `Job.not_before` where a job need not wait: due by every machine's clock."""
 IS_LEASED: sa.ColumnElement[bool] = col(Job.worker_id).is_not(None)
 """As `status IN LEASED_STATUSES`, which a CHECK constraint guarantees; with an index."""
-
-
-class WorkerCommand(StrEnum):
-    """Command for the worker that holds the lease."""
-
-    NONE = "none"
-    """Continue."""
-    CANCEL = "cancel"
-    """Stop the engine and release the job: it will be cancelled."""
-    PAUSE = "pause"
-    """Stop the engine after a checkpoint and release the job: it will be paused."""
-    DRAIN = "drain"
-    """Stop the engine after a checkpoint and release the job: another worker continues it."""
-
-
-class Drain(StrEnum):
-    """Mode in which a worker is drained."""
-
-    HAND_BACK = "hand_back"
-    """Stop the present job after a checkpoint and release it to another worker."""
-    FINISH = "finish"
-    """Finish the present job first."""
-
-    @classmethod
-    def of(cls, is_draining: bool, mode: str | None) -> "Drain | None":
-        """The mode in a worker's row; None when it is not draining."""
-        if not is_draining:
-            return None
-        return cls.HAND_BACK if mode is None else cls(mode)
 
 
 COMMANDS = {S.RUNNING: WorkerCommand.NONE, S.CANCELLING: WorkerCommand.CANCEL, S.PAUSING: WorkerCommand.PAUSE}

@@ -22,6 +22,7 @@ from rvc_engine.card.provenance import Provenance
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
+from rvc_train.schemas.workers import Drain, WorkerCommand
 from server.database.engine import read_session, require_schema, write_session
 from server.database.result_tables import Artifact
 from server.database.tables import Attempt, Dataset, Job, JobConsent, Worker, new_id
@@ -33,10 +34,8 @@ from server.job_store.leases import (
     IS_LEASED,
     LONGEST_RETRY_DELAY,
     ActiveLease,
-    Drain,
     EngineProcess,
     Lease,
-    WorkerCommand,
     attempt_of,
     lease_is_valid,
     lease_lost,

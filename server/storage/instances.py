@@ -11,14 +11,11 @@ treat every file as orphaned.
 
 import contextlib
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ValidationError
 
 from rvc_engine.environment.files import replace, sync_folder
-from rvc_engine.workspace.atomic_files import write_atomically
 from server.auth.audit import record
 from server.database.clock import utc_now
 from server.database.engine import (
@@ -32,19 +29,12 @@ from server.database.engine import (
 )
 from server.database.tables import Instance, new_id
 from server.errors import Refused, SettingsRefused
+from server.storage.instance_files import INSTANCE_FILE, read_instance_id, write_instance_id
 from server.storage.local import Storage
 from server.storage.trash import Trash
 
-INSTANCE_FILE = "instance.json"
 _PENDING = "instance.json.new"
 """New content of the file, written before the row, so that a crash between the two leaves no mismatch."""
-
-
-class InstanceMark(BaseModel):
-    """Content of `instance.json`."""
-
-    id: str
-    created_at: datetime
 
 
 @dataclass(frozen=True)
@@ -153,26 +143,6 @@ def _instance_text(an_id: str | None) -> str:
 
 def _counts(numbers: dict[str, int]) -> str:
     return ", ".join(f"{number} {kind}" for kind, number in numbers.items())
-
-
-def read_instance_id(path: Path) -> str | None:
-    """Instance id in a file; None if it does not exist. Raises SettingsRefused if it cannot be read."""
-    try:
-        return InstanceMark.model_validate_json(path.read_bytes()).id
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise SettingsRefused(f"{path} cannot be read ({error.strerror}); check the folder and its owner") from error
-    except ValidationError as error:
-        raise SettingsRefused(
-            f"{path} is damaged: it should contain the instance id; restore it from a backup, or delete it and "
-            "run `rvc-train admin adopt`"
-        ) from error
-
-
-def write_instance_id(path: Path, an_id: str) -> None:
-    """Write the id atomically, safe against a power cut."""
-    write_atomically(path, InstanceMark(id=an_id, created_at=utc_now()).model_dump_json(indent=1).encode() + b"\n")
 
 
 def inspect_pairing(folder: Path, url: str) -> Pairing:

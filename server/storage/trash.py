@@ -12,11 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
-
-from server.database.clock import utc_now
 
 logger = structlog.get_logger(__name__)
 
@@ -24,6 +23,7 @@ NAME = "trash"
 SECONDS_UNTOUCHED = 3600
 """Time without changes before a file may be moved to the trash: newer ones may still be in use."""
 _STAMP = "%Y%m%dT%H%M%SZ"
+_utc_now = partial(datetime.now, UTC)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TrashEntry:
 class Trash:
     """The trash of one folder."""
 
-    def __init__(self, root: Path, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, root: Path, clock: Callable[[], datetime] = _utc_now) -> None:
         self.folder = root / NAME
         self._clock = clock
 

@@ -6,11 +6,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import col
 
+from rvc_train.schemas.workers import Drain
 from server.auth.audit import record
 from server.database.engine import SCHEMA_VERSION, advisory_lock, write_session
 from server.database.tables import Policy, Worker, new_id
 from server.errors import Conflict, NotFound, SettingsRefused
-from server.job_store.leases import Drain
 from server.job_store.liveness import FORGET_WORKERS_AFTER
 from server.job_store.transitions import JobStore
 

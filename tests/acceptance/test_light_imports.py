@@ -26,3 +26,16 @@ def test_importing_the_client_leaves_database_and_server_libraries_out():
     code = f"import sys; import rvc_train.cli.main; print(*sorted(sys.modules.keys() & {libraries}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_importing_the_worker_without_its_local_gateway_leaves_the_database_out():
+    libraries = {"sqlalchemy", "sqlmodel", "psycopg", "alembic", "fastapi", "server.database"}
+    code = f"""
+import importlib, pkgutil, sys, worker
+for module in pkgutil.walk_packages(worker.__path__, "worker."):
+    if module.name != "worker.gateway.local":
+        importlib.import_module(module.name)
+print("worker.loop" in sys.modules, *sorted(sys.modules.keys() & {libraries}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

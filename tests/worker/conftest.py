@@ -24,6 +24,10 @@ from server.jobs.service import JobService
 from server.storage.instances import open_instance
 from server.storage.local import Storage
 from tests.programs import ROOT, Fork, forks
+from worker.gateway.interface import JobLease, RegisteredWorker
+from worker.gateway.local import LocalGateway
+from worker.gateway.types import WorkerDescription
+from worker.limits import ExitCode
 from worker.loop import work
 from worker.settings import WorkerSettings
 
@@ -94,11 +98,34 @@ class Shop:
         }
         return WorkerSettings.model_validate(fast | changed)
 
+    def gateway(self, **changed: object) -> LocalGateway:
+        """The gateway of a worker with these settings."""
+        return LocalGateway(self.settings(**changed), self.engine)
+
+    def register(self, name: str = "w", **changed: object) -> RegisteredWorker:
+        """A worker that does nothing by itself."""
+        description = WorkerDescription(name, os.getpid(), "here", "cpu", "a CPU", "1", 10, True, 0, None)
+        return self.gateway(**changed).register(description)
+
+    def claim(self) -> JobLease:
+        """The lease of a new worker on the next job."""
+        lease = self.register().claim(is_repeated=False, job_id=None)
+        assert lease is not None
+        return lease
+
+    def work(self, stop: threading.Event, **changed: object) -> ExitCode:
+        """Run a worker in this thread."""
+        gateway = self.gateway(**changed)
+        try:
+            return work(self.settings(**changed), gateway, stop)
+        finally:
+            gateway.close()
+
     @contextmanager
     def worker(self, **changed: object) -> Iterator[threading.Event]:
         """A worker that runs while the block does; gives the event that asks it to stop."""
         stop = threading.Event()
-        thread = threading.Thread(target=work, args=(self.settings(**changed), self.engine, stop))
+        thread = threading.Thread(target=self.work, args=(stop,), kwargs=changed)
         thread.start()
         try:
             yield stop

@@ -8,9 +8,9 @@ import pytest
 from sqlmodel import select
 
 from rvc_train.schemas.jobs import JobRetry
+from rvc_train.schemas.workers import Drain
 from server.database.engine import read_session
 from server.database.tables import Worker
-from server.job_store.leases import Drain
 from server.jobs.retry import RetryService
 from server.results.checkpoints import StoredCheckpoints
 

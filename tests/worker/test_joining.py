@@ -12,8 +12,10 @@ from rvc_train.schemas.jobs import JobStatus
 from server.database.engine import create_engine, present_version
 from server.database.migrate import alembic_config
 from server.errors import SettingsRefused
-from server.storage.instances import INSTANCE_FILE, open_instance
+from server.storage.instance_files import INSTANCE_FILE
+from server.storage.instances import open_instance
 from server.storage.local import Storage
+from worker.gateway.local import LocalGateway
 from worker.loop import work
 
 
@@ -24,7 +26,7 @@ def test_a_worker_that_starts_first_makes_nothing_and_waits_for_the_servers_firs
     url = f"sqlite:///{data / 'rvc-train.db'}"
     engine, stop = create_engine(url), threading.Event()
     settings = shop.settings(data_folder=data, database_url=url)
-    thread = threading.Thread(target=work, args=(settings, engine, stop))
+    thread = threading.Thread(target=work, args=(settings, LocalGateway(settings, engine), stop))
     thread.start()
     try:
         thread.join(0.3)
@@ -49,7 +51,8 @@ def test_a_worker_that_waits_can_be_stopped(shop: Any, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new' / 'rvc-train.db'}"
     engine, stop = create_engine(url), threading.Event()
     stop.set()
-    work(shop.settings(data_folder=tmp_path / "new", database_url=url), engine, stop)
+    settings = shop.settings(data_folder=tmp_path / "new", database_url=url)
+    work(settings, LocalGateway(settings, engine), stop)
     assert not (tmp_path / "new").exists()
 
 
@@ -71,7 +74,7 @@ def test_an_installation_from_before_waits_for_the_new_server_and_keeps_its_sche
             tuple(dataset[name] for name in columns),
         )
     stop = threading.Event()
-    thread = threading.Thread(target=work, args=(shop.settings(), shop.engine, stop))
+    thread = threading.Thread(target=work, args=(shop.settings(), shop.gateway(), stop))
     thread.start()
     thread.join(0.3)
     assert (thread.is_alive(), present_version(shop.engine)) == (True, "0009")
@@ -90,7 +93,7 @@ def test_a_folder_over_a_network_may_show_the_id_a_while_after_the_database_does
 
     def run() -> None:
         try:
-            work(settings, engine, stop)
+            work(settings, LocalGateway(settings, engine), stop)
         except SettingsRefused as error:
             refused.append(error)
 
@@ -109,5 +112,5 @@ def test_a_folder_over_a_network_may_show_the_id_a_while_after_the_database_does
 
     (data / INSTANCE_FILE).unlink()
     with pytest.raises(SettingsRefused, match="do not belong together"):
-        work(settings, engine, threading.Event())
+        work(settings, LocalGateway(settings, engine), threading.Event())
     engine.dispose()

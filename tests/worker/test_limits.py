@@ -12,14 +12,13 @@ from rvc_train.schemas.jobs import Resources
 from tests.programs import run_program
 from worker.hardware.devices import gpu_resources
 from worker.limits import ExitCode
-from worker.loop import work
 from worker.settings import WorkerSettings
 
 
 def ends_with(shop: Any, stop: threading.Event | None = None, **settings: object) -> ExitCode:
     """Exit code of a worker that ends by itself."""
     settings = {"device": "cpu", "conversions": False, "exit_when_idle_seconds": 20} | settings
-    return work(shop.settings(**settings), shop.engine, stop or threading.Event())
+    return shop.work(stop or threading.Event(), **settings)
 
 
 def test_one_job_is_run_and_others_are_left(shop: Any) -> None:

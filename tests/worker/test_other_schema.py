@@ -13,7 +13,6 @@ from server.database.engine import SCHEMA_VERSION, read_session
 from server.errors import SchemaChanged, SettingsRefused
 from server.job_store.liveness import WorkerLiveness
 from server.jobs.serializers import workers_public
-from worker.loop import work
 
 
 def set_schema(engine: sa.Engine, version: str) -> None:
@@ -57,7 +56,7 @@ def test_a_worker_with_too_few_heartbeats_for_the_servers_lease_does_not_start(s
     with pytest.raises(
         SettingsRefused, match=r"HEARTBEAT_SECONDS is 6, and the server's lease is 10 s.*set it to 5 or less"
     ):
-        work(shop.settings(heartbeat_seconds=6), shop.engine, threading.Event())
+        shop.work(threading.Event(), heartbeat_seconds=6)
     shop.jobs.register_worker("slow", 1, "here", "cpu", heartbeat_seconds=5)
     assert [sentence[:46] for sentence in shop.jobs.publish_lease(4)] == [
         "the worker slow sends a heartbeat every 5 s, a"

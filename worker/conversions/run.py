@@ -16,20 +16,19 @@ from rvc_engine.conversion.messages import (
     Converting,
     Failed,
 )
+from rvc_engine.conversion.voice_files import VoiceFiles, find_save
 from rvc_engine.environment.files import sync_file, sync_folder
 from rvc_engine.errors import FailureCode
 from rvc_engine.workspace.disk import is_disk_full
 from rvc_train.schemas.voices.conversions import ConversionFailure
-from server.conversions.queue import ConversionLease, ConversionQueue, InputFile, ResultFile
-from server.conversions.voice_files import VoiceFiles, find_save
-from server.errors import LeaseLost
-from server.storage.local import Storage, StoredFile
-from server.transient_errors import first_line, is_transient
 from worker.conversions.decoding import decode
 from worker.conversions.engine import ConversionEngine, EngineEnded
 from worker.conversions.engines import ConversionEngines
 from worker.conversions.placement import Placement
 from worker.engine.workspaces import Workspaces
+from worker.gateway.errors import LeaseLost, first_line, is_transient
+from worker.gateway.interface import ConversionLease
+from worker.gateway.types import ConversionResult, LocalFile, Recording
 from worker.reporting.retry import retry_until_available
 from worker.settings import WorkerSettings
 
@@ -72,20 +71,18 @@ class ConversionRun:
     def __init__(
         self,
         settings: WorkerSettings,
-        conversions: ConversionQueue,
-        storage: Storage,
         workspaces: Workspaces,
         engines: ConversionEngines,
         lease: ConversionLease,
         must_stop: Callable[[], bool],
     ) -> None:
-        self._settings, self._queue, self._storage, self._workspaces = settings, conversions, storage, workspaces
+        self._settings, self._workspaces = settings, workspaces
         self._engines, self._lease, self._must_stop = engines, lease, must_stop
         self._progress = 0.0
         self._next_beat = 0.0
         self._cpu_reason: str | None = None
         self._placement: Placement | None = None
-        self._scratch = lease.output_folder / "decoded"
+        self._scratch = lease.folder / "decoded"
 
     def run(self) -> None:
         """Convert and report. After the loss of the lease, or a cancellation, nothing more is written."""
@@ -95,35 +92,33 @@ class ConversionRun:
         except _Stopped:
             logger.info("conversion cancelled", conversion_id=lease.conversion_id)
         except _Released:
-            retry_until_available(lambda: self._queue.release(lease), give_up=lambda: True)
+            retry_until_available(lease.release, give_up=lambda: True)
         except _Failure as error:
             code, message = error.code, str(error)
             logger.warning("conversion failed", conversion_id=lease.conversion_id, code=str(code), reason=message)
-            retry_until_available(lambda: self._queue.fail(lease, code, message), give_up=self._must_stop)
+            retry_until_available(lambda: lease.fail(code, message), give_up=self._must_stop)
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _convert_all(self) -> list[ResultFile]:
+    def _convert_all(self) -> list[ConversionResult]:
         files = self._voice_files()
         results = []
-        for number, source in enumerate(self._lease.inputs):
+        for number, source in enumerate(self._lease.recordings):
             try:
                 results.append(self._convert(number, source, files))
             except OSError as error:
                 if is_disk_full(error):
                     message = "the server's disk is full; its administrator must free some space"
                     raise _Failure(ConversionFailure.DISK_FULL, message) from error
-                if not self._lease.output_folder.is_dir():
+                if not self._lease.folder.is_dir():
                     raise _Stopped from error  # deleted meanwhile
                 raise
         return results
 
-    def _report(self, results: list[ResultFile]) -> None:
+    def _report(self, results: list[ConversionResult]) -> None:
         place = self._placement
         device, reason = ("none", "no recording could be decoded") if place is None else (place.device, place.reason)
-        status = retry_until_available(
-            lambda: self._queue.finish(self._lease, results, device, reason), give_up=self._must_stop
-        )
+        status = retry_until_available(lambda: self._lease.finish(results, device, reason), give_up=self._must_stop)
         logger.info("conversion ended", conversion_id=self._lease.conversion_id, status=str(status), device=device)
 
     def _voice_files(self) -> VoiceFiles:
@@ -142,16 +137,18 @@ class ConversionRun:
             )
         raise _Failure(ConversionFailure.VOICE_MISSING, message)
 
-    def _convert(self, number: int, source: InputFile, files: VoiceFiles) -> ResultFile:
+    def _convert(self, number: int, source: Recording, files: VoiceFiles) -> ConversionResult:
         """Convert one recording. Raises _Failure for what concerns all of them; OSError."""
         folder = self._scratch / str(number)
         shutil.rmtree(self._scratch, ignore_errors=True)
         folder.mkdir(parents=True)
         self._tick(number, 0)
-        decoded = decode(source.path, folder, self._storage, self._lease.max_seconds, lambda: self._tick(number, 0))
+        decoded = decode(
+            source.path, folder, self._workspaces.private, self._lease.max_seconds, lambda: self._tick(number, 0)
+        )
         if decoded.error is not None:
-            return ResultFile(source.output, error=decoded.error)
-        target = self._lease.output_folder / f"{number:03d}.{self._lease.options.format}"
+            return ConversionResult(source.output, error=decoded.error)
+        target = self._lease.folder / f"{number:03d}.{self._lease.options.format}"
         num_crashes = 0
         while True:
             request = self._request(f"{number}.{num_crashes}", folder / SAMPLES, target, files)
@@ -166,16 +163,16 @@ class ConversionRun:
                 num_crashes += 1
                 if num_crashes < 2:
                     continue
-                if len(self._lease.inputs) == 1:
+                if len(self._lease.recordings) == 1:
                     raise _Failure(ConversionFailure.ENGINE_CRASHED, f"{_CRASHED}; {error}") from error
-                return ResultFile(source.output, error=_CRASHED)
+                return ConversionResult(source.output, error=_CRASHED)
             if isinstance(reply, Converted):
                 return self._result(source, target, reply)
             if reply.code == FailureCode.GPU_OUT_OF_MEMORY and self._placement.gpu is not None:
                 self._cpu_reason = "the GPU's memory did not suffice for this recording"
                 continue
             if reply.code == FailureCode.INVALID_DATASET:
-                return ResultFile(source.output, error=reply.message)
+                return ConversionResult(source.output, error=reply.message)
             raise _Failure(_CODES.get(reply.code, ConversionFailure.INTERNAL), reply.message)
 
     def _request(self, number: str, samples: Path, target: Path, files: VoiceFiles) -> Convert:
@@ -238,26 +235,26 @@ class ConversionRun:
         """Renew the lease when that is due. Raises _Stopped, _Released, LeaseLost."""
         if self._must_stop():
             raise _Released
-        self._progress = max(self._progress, (number + share) / len(self._lease.inputs))
+        self._progress = max(self._progress, (number + share) / len(self._lease.recordings))
         if time.monotonic() < self._next_beat:
             return
         self._next_beat = time.monotonic() + min(self._settings.wish_seconds, self._settings.heartbeat_seconds)
         try:
-            is_cancelled = self._queue.beat(self._lease, self._progress)
+            is_cancelled = self._lease.beat(self._progress)
         except LeaseLost:
             raise
         except Exception as error:
             if not is_transient(error):
                 raise
-            logger.warning("no heartbeat of a conversion: the database is unavailable", reason=first_line(error))
+            logger.warning("no heartbeat of a conversion: the server is unavailable", reason=first_line(error))
             return
         if is_cancelled:
             raise _Stopped
 
-    def _result(self, source: InputFile, target: Path, reply: Converted) -> ResultFile:
+    def _result(self, source: Recording, target: Path, reply: Converted) -> ConversionResult:
         with target.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         sync_file(target)
         sync_folder(target.parent)
-        stored = StoredFile(target.relative_to(self._storage.root).as_posix(), target.stat().st_size, digest)
-        return ResultFile(source.output, stored, reply.seconds, reply.pitch_shift)
+        stored = LocalFile(target, target.stat().st_size, digest)
+        return ConversionResult(source.output, stored, reply.seconds, reply.pitch_shift)

@@ -6,13 +6,11 @@ from collections.abc import Callable
 import structlog
 
 from rvc_train.schemas.voices.conversions import ConversionFailure
-from server.conversions.queue import ConversionLease, ConversionQueue
-from server.errors import LeaseLost, SchemaChanged
-from server.storage.local import Storage
-from server.transient_errors import first_line, is_transient
 from worker.conversions.engines import ConversionEngines
 from worker.conversions.run import ConversionRun
 from worker.engine.workspaces import Workspaces
+from worker.gateway.errors import LeaseLost, SchemaChanged, first_line, is_transient
+from worker.gateway.interface import ConversionLease, RegisteredWorker
 from worker.reporting.retry import retry_until_available
 from worker.settings import WorkerSettings
 
@@ -29,16 +27,14 @@ class ConversionService:
     def __init__(
         self,
         settings: WorkerSettings,
-        conversions: ConversionQueue,
-        storage: Storage,
+        worker: RegisteredWorker,
         workspaces: Workspaces,
         engines: ConversionEngines,
-        worker_id: str,
         is_draining: Callable[[], bool],
     ) -> None:
         """`is_draining`: whether the worker is asked to hand its work back."""
-        self._settings, self._queue, self._storage, self._workspaces = settings, conversions, storage, workspaces
-        self._engines, self._worker_id, self._is_draining = engines, worker_id, is_draining
+        self._settings, self._worker, self._workspaces = settings, worker, workspaces
+        self._engines, self._is_draining = engines, is_draining
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="conversions", daemon=True)
         self.is_busy = False
@@ -78,7 +74,7 @@ class ConversionService:
         if self._must_stop():
             return None
         try:
-            return self._queue.claim(self._worker_id) if self._queue.has_waiting() else None
+            return self._worker.claim_conversion()
         except SchemaChanged:  # which the loop of jobs logs
             return None
         except Exception as error:
@@ -91,17 +87,13 @@ class ConversionService:
         """Run one conversion. An unexpected error fails it, and ends neither the thread nor the worker."""
         logger.info("conversion claimed", conversion_id=lease.conversion_id, voice=lease.voice)
         try:
-            ConversionRun(
-                self._settings, self._queue, self._storage, self._workspaces, self._engines, lease, self._must_stop
-            ).run()
+            ConversionRun(self._settings, self._workspaces, self._engines, lease, self._must_stop).run()
         except LeaseLost as error:
             logger.warning("the lease was lost", conversion_id=lease.conversion_id, reason=str(error))
         except Exception as error:
             logger.exception("unexpected worker error", conversion_id=lease.conversion_id)
             message = f"unexpected worker error ({type(error).__name__}: {error}); see its log"
             try:
-                retry_until_available(
-                    lambda: self._queue.fail(lease, ConversionFailure.INTERNAL, message), give_up=self._must_stop
-                )
+                retry_until_available(lambda: lease.fail(ConversionFailure.INTERNAL, message), give_up=self._must_stop)
             except LeaseLost:
                 logger.warning("the lease was lost meanwhile", conversion_id=lease.conversion_id)

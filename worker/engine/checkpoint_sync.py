@@ -10,7 +10,8 @@ import structlog
 
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.workspace.layout import Workspace
-from server.results.checkpoints import CorruptCheckpoint, StoredCheckpoints
+from worker.gateway.errors import LeaseLost, Unavailable
+from worker.gateway.interface import JobLease
 
 logger = structlog.get_logger(__name__)
 
@@ -18,8 +19,8 @@ logger = structlog.get_logger(__name__)
 class CheckpointSync:
     """Copies of one attempt's checkpoints."""
 
-    def __init__(self, stored: StoredCheckpoints, workspace: Workspace, token: int) -> None:
-        self._stored, self._workspace, self._token = stored, workspace, token
+    def __init__(self, lease: JobLease, workspace: Workspace) -> None:
+        self._lease, self._workspace = lease, workspace
         self._changed = threading.Condition()
         self._is_wanted = False
         self._is_over = False
@@ -58,13 +59,8 @@ class CheckpointSync:
 
     def _copy(self) -> None:
         try:
-            copied = self._stored.upload(self._workspace, self._token)
-        except FileNotFoundError:  # the engine has finished another one, whose event follows, or the job was deleted
-            logger.debug("a checkpoint was superseded", workspace=str(self._workspace.root))
-        except (OSError, CorruptCheckpoint, IncompatibleCheckpoint) as error:
+            self._lease.store_checkpoint(self._workspace)
+        except (OSError, IncompatibleCheckpoint, LeaseLost, Unavailable) as error:
             logger.warning("a checkpoint was not copied", reason=str(error))
             with self._changed:
                 self._error = str(error)
-        else:
-            if copied is not None:
-                logger.debug("checkpoint copied", step=copied.step)

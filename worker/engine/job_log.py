@@ -3,33 +3,33 @@
 import threading
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 import structlog
 
 from rvc_engine.event_text import describe
 from rvc_engine.events import Event, Level
+from worker.gateway.interface import LogSink
 
 logger = structlog.get_logger(__name__)
 
 
 class JobLog:
-    """Log file that several threads append to. A full disk loses lines, but does not end the run.
+    """Log that several threads append to. A full disk loses lines, but does not end the run.
 
     The lines of a stale worker are appended like all others, and change none.
     """
 
-    def __init__(self, path: Path) -> None:
-        """`path`: in the job's folder; FileNotFoundError when the job was deleted."""
-        self._path = path
-        self._file = path.open("a", encoding="utf-8", errors="replace", buffering=1)
+    def __init__(self, sink: LogSink, job_id: str) -> None:
+        """`sink`: closed with the log."""
+        self._sink, self._job_id = sink, job_id
         self._lock = threading.Lock()
-        self._is_failing = False
+        self._is_closed = self._is_failing = False
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the sink."""
         with self._lock:
-            self._file.close()
+            self._is_closed = True
+            self._sink.close()
 
     def line(self, level: Level, message: str, at: float | None = None) -> None:
         """Append one entry; `at` is in seconds since the epoch, None for now."""
@@ -46,12 +46,12 @@ class JobLog:
 
     def _write(self, text: str) -> None:
         with self._lock:
-            if self._file.closed:
+            if self._is_closed:
                 return
             try:
-                self._file.write(text)
+                self._sink.write(text)
                 self._is_failing = False
             except OSError as error:
                 if not self._is_failing:
-                    logger.warning("the job's log cannot be written", path=str(self._path), reason=str(error))
+                    logger.warning("the job's log cannot be written", job_id=self._job_id, reason=str(error))
                 self._is_failing = True

@@ -1,7 +1,6 @@
 """Outcome of an attempt, a pure function of the engine's exit and the reason to stop it."""
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
@@ -9,6 +8,7 @@ from rvc_engine.environment.processes import describe_exit
 from rvc_engine.errors import EngineError, FailureCode
 from rvc_engine.events import EXIT_SUCCEEDED, EXIT_USAGE, Failed, Stopped, Succeeded
 from worker.engine.process import EngineExit
+from worker.gateway.types import Failure, Released, Success
 
 NEEDED_KINDS = frozenset({"voice", "index"})
 """Artifacts that every successful job has."""
@@ -26,26 +26,6 @@ class StopReason(StrEnum):
 
 
 _REQUESTED_STOPS = frozenset({StopReason.CANCEL, StopReason.PAUSE, StopReason.DRAIN})
-
-
-@dataclass(frozen=True)
-class Success:
-    """The voice is published."""
-
-
-@dataclass(frozen=True)
-class Released:
-    """The engine stopped on request; nothing failed."""
-
-    why: str
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The attempt failed, with a code and a sentence."""
-
-    code: FailureCode
-    message: str
 
 
 class Published(Protocol):

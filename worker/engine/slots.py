@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from rvc_engine.environment.processes import boot_id, end_process, process_identity
 from rvc_engine.workspace.atomic_files import write_atomically
-from server.job_store.leases import Lease
+from worker.gateway.interface import JobLease
 
 logger = structlog.get_logger(__name__)
 
@@ -89,7 +89,7 @@ class Slot:
         )
         self._write(self._record)
 
-    def add_engine(self, pid: int, lease: Lease | None) -> None:
+    def add_engine(self, pid: int, lease: JobLease | None) -> None:
         """Record an engine that was just started; without a lease, one that serves conversions.
 
         A full disk prevents that, but does not end the run.

@@ -11,8 +11,8 @@ from rvc_engine.calibration.results import Calibration
 from rvc_engine.child_processes import engine_environment, python_command, variable_names
 from rvc_engine.environment.processes import PIPE, STOPS_WITH_PARENT, ProcessGroup
 from rvc_engine.environment.torch_builds import installed_torch
-from server.estimates.calibrations import Calibrations
-from server.storage.local import Storage
+from worker.gateway.errors import Unavailable
+from worker.gateway.interface import WorkerGateway
 from worker.hardware.devices import device_environment, device_name, engine_device
 from worker.settings import WorkerSettings, default_engine_command
 
@@ -25,8 +25,8 @@ MAX_SECONDS = 300.0
 class Calibrator:
     """Calibration of one worker, at most one a start; the worker's loop calls it at each turn."""
 
-    def __init__(self, settings: WorkerSettings, storage: Storage) -> None:
-        self._settings, self._calibrations = settings, Calibrations(storage)
+    def __init__(self, settings: WorkerSettings, gateway: WorkerGateway) -> None:
+        self._settings, self._gateway = settings, gateway
         is_own_engine = settings.engine_command == default_engine_command()  # the speed of another is not known
         self._is_over = not (settings.calibrate and is_own_engine)
         self._idle_since: float | None = None
@@ -56,9 +56,14 @@ class Calibrator:
     def _start(self) -> None:
         settings, torch = self._settings, installed_torch()
         self._device_name = device_name(settings.device, os.environ)
-        if not self._calibrations.is_missing(
-            self._device_name, version("rvc-train"), None if torch is None else torch.version, settings.num_threads
-        ):
+        torch_version = None if torch is None else torch.version
+        try:
+            is_lacking = self._gateway.lacks_calibration(
+                self._device_name, version("rvc-train"), torch_version, settings.num_threads
+            )
+        except Unavailable:
+            return  # asked again at the next turn
+        if not is_lacking:
             self._is_over = True
             return
         device = engine_device(settings.device).partition(",")[0]
@@ -92,8 +97,8 @@ class Calibrator:
     def _keep(self, output: bytes) -> None:
         try:
             calibration = Calibration.model_validate_json(output)
-            self._calibrations.write(self._device_name, calibration)
-        except (OSError, ValidationError) as error:
+            self._gateway.store_calibration(self._device_name, calibration)
+        except (OSError, Unavailable, ValidationError) as error:
             self._give_up(str(error))
             return
         self._is_over = True

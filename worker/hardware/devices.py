@@ -10,7 +10,7 @@ from pathlib import Path
 from rvc_engine.child_processes import python_command
 from rvc_engine.environment.graphics import graphics_cards
 from rvc_engine.environment.torch_builds import installed_torch
-from server.errors import SettingsRefused
+from worker.gateway.errors import SettingsRefused
 
 CUDA = "cuda"
 AUTO = "auto"

@@ -11,19 +11,18 @@ import pynvml
 import structlog
 
 from rvc_train.schemas.workers import GpuPublic
-from server.database.clock import utc_now
-from server.storage.local import Storage
-from server.workers.gpu_telemetry import delete_gpu_telemetry, write_gpu_telemetry
+from worker.gateway.errors import Unavailable
+from worker.gateway.interface import RegisteredWorker
 
 logger = structlog.get_logger(__name__)
 
 
 class GpuMonitor:
-    """Monitor that writes a reading every `seconds`; without NVIDIA's driver it does nothing."""
+    """Monitor that reports a reading every `seconds`; without NVIDIA's driver it does nothing."""
 
-    def __init__(self, storage: Storage, worker_id: str, gpus: Sequence[str], seconds: float) -> None:
+    def __init__(self, worker: RegisteredWorker, gpus: Sequence[str], seconds: float) -> None:
         """`gpus`: indices in the order of the bus, or UUIDs, as CUDA_VISIBLE_DEVICES names them."""
-        self._storage, self._worker_id, self._gpus, self._seconds = storage, worker_id, gpus, seconds
+        self._worker, self._gpus, self._seconds = worker, gpus, seconds
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpus", daemon=True)
 
@@ -33,11 +32,10 @@ class GpuMonitor:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and delete the last reading."""
+        """End the thread."""
         self._is_over.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2)
-        delete_gpu_telemetry(self._storage, utc_now(), self._worker_id)
 
     def _run(self) -> None:
         try:
@@ -54,8 +52,12 @@ class GpuMonitor:
 
     def _sample(self) -> None:
         try:
-            write_gpu_telemetry(self._storage, self._worker_id, [read_gpu(gpu) for gpu in self._gpus], utc_now())
-        except (pynvml.NVMLError, OSError) as error:  # a driver under update or a full disk: the next reading may work
+            self._worker.report_gpus([read_gpu(gpu) for gpu in self._gpus])
+        except (
+            pynvml.NVMLError,
+            OSError,
+            Unavailable,
+        ) as error:  # a driver under update or a full disk: the next reading may work
             logger.debug("the GPUs were not read", reason=str(error))
 
 

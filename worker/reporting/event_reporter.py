@@ -1,6 +1,6 @@
-"""Reports an engine's events to the job store: in order, in batches, none lost while the database is unavailable."""
+"""Reports an engine's events to the server: in order, in batches, none lost while it is unavailable."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -9,27 +9,26 @@ import structlog
 from rvc_engine.errors import ArtifactInvalid, DiskFull, EngineError
 from rvc_engine.events import ArtifactReady, Event, PreviewReady, Warned
 from rvc_engine.workspace.disk import is_disk_full
-from server.job_store.leases import Lease
-from server.jobs.service import JobService
-from server.results.evaluations import PreviewFiles
-from server.storage.local import Storage, StoredFile
-from server.transient_errors import first_line, is_transient
+from worker.gateway.errors import first_line, is_transient
+from worker.gateway.interface import JobLease
 from worker.reporting.spool import Spool
 
 logger = structlog.get_logger(__name__)
 
 BATCH = 500
-"""Largest number of events in a transaction, so that a backlog of hours is written in short ones."""
+"""Largest number of events in a batch, so that a backlog of hours is written in short transactions."""
+
+
+class _OutsideWorkspace(Exception):
+    """An event names a file that is not in the workspace."""
 
 
 class EventReporter:
-    """Queue of events that are not in the database yet."""
+    """Queue of events that the server does not have yet."""
 
     def __init__(
         self,
-        job_service: JobService,
-        storage: Storage,
-        lease: Lease,
+        lease: JobLease,
         workspace: Path,
         spool: Path,
         on_progress: Callable[[], None] = lambda: None,
@@ -39,8 +38,6 @@ class EventReporter:
         `on_progress`: called before each file or batch.
         """
         self._on_progress = on_progress
-        self._jobs = job_service
-        self._storage = storage
         self._lease = lease
         self._workspace = workspace
         self._waiting = Spool(spool)
@@ -64,7 +61,7 @@ class EventReporter:
         self._waiting.close()
 
     def try_flush(self) -> None:
-        """Record the waiting events; while the database or the storage is unavailable they stay. Raises LeaseLost."""
+        """Record the waiting events; while the server or a disk is unavailable they stay. Raises LeaseLost."""
         try:
             self.flush()
         except Exception as error:
@@ -84,29 +81,32 @@ class EventReporter:
         """
         while waiting := self._waiting.front():
             self._on_progress()
-            if isinstance(first := waiting[0], ArtifactReady):
+            batch = list(islice(waiting, self._num_sent)) or _next_batch(waiting)
+            self._num_sent = len(batch)
+            if isinstance(first := batch[0], ArtifactReady):
                 self._publish(first, is_wait_over)
-                waiting.popleft()
             elif isinstance(first, PreviewReady):
                 self._publish_preview(first, is_wait_over)
-                waiting.popleft()
             else:
-                batch = list(islice(waiting, self._num_sent)) or _next_batch(waiting)
-                self._num_sent = len(batch)
-                self._jobs.record_events(self._lease, batch, write=self._num_written + 1)
-                for _ in batch:
-                    waiting.popleft()
-                self._num_sent = 0
+                self._record(batch)
+            for _ in batch:
+                waiting.popleft()
+            self._num_sent = 0
             self._num_written += 1
 
+    def _record(self, events: Sequence[Event]) -> None:
+        self._lease.record(events, self._num_written + 1)
+
     def _publish(self, artifact: ArtifactReady, is_wait_over: Callable[[], bool]) -> None:
-        """Check a file of the workspace, copy it into the storage, and record it as an artifact."""
+        """Have a file of the workspace published as an artifact."""
         try:
             self._check_place(artifact.path)
-            stored = self._store(artifact.path)
-        except (ArtifactInvalid, OSError) as error:
+            self._record([artifact])
+        except ArtifactInvalid as error:
+            self.rejected = error
+        except (_OutsideWorkspace, OSError) as error:
             message = f"{artifact.name} cannot be published: {error}"
-            if isinstance(error, ArtifactInvalid) or not Path(artifact.path).is_file():
+            if isinstance(error, _OutsideWorkspace) or not Path(artifact.path).is_file():
                 self.rejected = ArtifactInvalid(message)
             elif not is_wait_over():
                 raise
@@ -114,52 +114,34 @@ class EventReporter:
                 self.rejected = DiskFull(message)
             else:
                 raise RuntimeError(message) from error
-            return
-        if (stored.size, stored.sha256) != (artifact.size, artifact.sha256):
-            self.rejected = ArtifactInvalid(
-                f"{artifact.name} changed after the engine checked it ({stored.size} bytes with sha256 "
-                f"{stored.sha256}, announced {artifact.size} with {artifact.sha256}); submit the job again"
-            )
-            return
-        self._jobs.publish_artifact(
-            self._lease,
-            artifact.kind,
-            artifact.name,
-            stored.path,
-            stored.size,
-            stored.sha256,
-            write=self._num_written + 1,
-        )
-        self.published.add(artifact.kind)
+        else:
+            self.published.add(artifact.kind)
 
     def _publish_preview(self, preview: PreviewReady, is_wait_over: Callable[[], bool]) -> None:
-        """Copy a preview's files into the storage and record it; a missing file gives a warning."""
+        """Have a preview's files published; a missing one gives a warning."""
         try:
-            paths = (preview.audio, preview.picture, preview.recording)
-            for path in paths:
+            for path in (preview.audio, preview.picture, preview.recording):
                 self._check_place(path)
-            stored = [self._store(path) for path in paths]
-        except (ArtifactInvalid, OSError) as error:
+            self._record([preview])
+        except (_OutsideWorkspace, OSError) as error:
             if is_transient(error) and not is_wait_over():
                 raise
             warning = f"the preview of step {preview.step} cannot be published: {error}"
-            warned = Warned(message=warning, stage="train")
-            self._jobs.record_events(self._lease, [warned], write=self._num_written + 1)
-            return
-        self._jobs.publish_preview(self._lease, preview, PreviewFiles(*stored), write=self._num_written + 1)
-
-    def _store(self, path: str) -> StoredFile:
-        return self._storage.store_artifact(self._lease.job_id, self._lease.token, Path(path))
+            self._record([Warned(message=warning, stage="train")])
 
     def _check_place(self, path: str) -> None:
         if not Path(path).resolve().is_relative_to(self._workspace.resolve()):
-            raise ArtifactInvalid("its path is outside the job's workspace")
+            raise _OutsideWorkspace("its path is outside the job's workspace")
 
 
 def _next_batch(waiting: Iterable[Event]) -> list[Event]:
+    """The next batch; an event that names files stands alone."""
     batch: list[Event] = []
     for event in waiting:
-        if isinstance(event, ArtifactReady | PreviewReady) or len(batch) == BATCH:
+        names_files = isinstance(event, ArtifactReady | PreviewReady)
+        if len(batch) == BATCH or (batch and names_files):
             break
         batch.append(event)
+        if names_files:
+            break
     return batch

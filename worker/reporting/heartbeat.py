@@ -6,12 +6,10 @@ import time
 from pathlib import Path
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
-from server.errors import LeaseLost, NotFound
-from server.job_store.leases import Drain, Lease, WorkerCommand
-from server.jobs.service import JobService
-from server.transient_errors import first_line, is_database_unavailable
+from rvc_train.schemas.workers import Drain, WorkerCommand
+from worker.gateway.errors import Unavailable, first_line
+from worker.gateway.interface import JobLease, RegisteredWorker
 
 logger = structlog.get_logger(__name__)
 
@@ -19,31 +17,29 @@ logger = structlog.get_logger(__name__)
 class Heartbeat:
     """Heartbeats, sent every `heartbeat_seconds`, and every `command_seconds` while the worker holds a lease.
 
-    An unavailable database only misses heartbeats: if another worker took the job meanwhile, its token has changed,
+    An unavailable server only misses heartbeats: if another worker took the job meanwhile, its token has changed,
     and the next heartbeat finds the lease lost. None is sent while the worker's main loop, which calls `turn`, hangs
     for longer than `max_turn_seconds`: another worker then takes the job.
     """
 
     def __init__(
         self,
-        job_service: JobService,
-        worker_id: str,
+        worker: RegisteredWorker,
         heartbeat_seconds: float,
         command_seconds: float,
         accepted_file: Path | None = None,
         max_turn_seconds: float = math.inf,
     ) -> None:
-        """`accepted_file`: file that is touched after each accepted heartbeat of the worker."""
-        self._jobs = job_service
+        """`accepted_file`: file that is touched after each accepted heartbeat."""
+        self._worker = worker
         self._accepted_file = accepted_file
-        self._worker_id = worker_id
         self._heartbeat_seconds = heartbeat_seconds
         self._command_seconds = min(command_seconds, heartbeat_seconds)
         self._max_turn_seconds = max_turn_seconds
         self._last_turn = time.monotonic()
         self._is_withheld = False
-        self._last_worker_heartbeat = -math.inf
-        self._lease: Lease | None = None
+        self._last_sent = -math.inf
+        self._lease: JobLease | None = None
         self._changed = threading.Condition()
         self._is_over = False
         self.command = WorkerCommand.NONE
@@ -65,7 +61,7 @@ class Heartbeat:
             self._changed.notify_all()
         self._thread.join(timeout=5)
 
-    def attach(self, lease: Lease | None) -> None:
+    def attach(self, lease: JobLease | None) -> None:
         """Attach a lease to send heartbeats for; None: detach it."""
         with self._changed:
             self._lease, self.command, self.is_lost = lease, WorkerCommand.NONE, False
@@ -89,15 +85,14 @@ class Heartbeat:
                 time.sleep(self._command_seconds)
 
     def _send(self) -> None:
-        """Send the heartbeats that are due, and wait for the next."""
+        """Send the heartbeat that is due, and wait for the next."""
         with self._changed:
             lease = self._lease
-        if not self._is_main_loop_stuck():
-            if time.monotonic() - self._last_worker_heartbeat >= self._heartbeat_seconds:
-                self._last_worker_heartbeat = time.monotonic()
-                self._send_worker_heartbeat()
-            if lease is not None and not self.is_lost:
-                self._send_lease_heartbeat(lease)
+            leased = None if self.is_lost else lease
+        is_due = leased is not None or time.monotonic() - self._last_sent >= self._heartbeat_seconds
+        if not self._is_main_loop_stuck() and is_due:
+            self._last_sent = time.monotonic()
+            self._send_one(leased)
         with self._changed:
             if self._lease is lease and not self._is_over:
                 self._changed.wait(self._command_seconds)
@@ -110,32 +105,20 @@ class Heartbeat:
         self._is_withheld = is_stuck
         return is_stuck
 
-    def _send_worker_heartbeat(self) -> None:
+    def _send_one(self, lease: JobLease | None) -> None:
         try:
-            self.drain = self._jobs.worker_heartbeat(self._worker_id)
+            beat = self._worker.heartbeat(lease)
+        except Unavailable as error:
+            logger.warning("no heartbeat: the server is unavailable", reason=first_line(error))
+            return
+        self.drain = beat.drain
+        if beat.lost is not None and lease is not None:
+            logger.warning("the lease was lost", job_id=lease.job_id, reason=beat.lost)
+        with self._changed:
+            if self._lease is lease:
+                self.command, self.is_lost = beat.command, beat.lost is not None
+        try:
             if self._accepted_file is not None:
                 self._accepted_file.touch()
         except OSError as error:
             logger.warning("the heartbeat file cannot be touched", file=str(self._accepted_file), reason=str(error))
-        except NotFound:
-            logger.warning("this worker is no longer registered and ends", worker_id=self._worker_id)
-            self.drain = Drain.FINISH
-        except SQLAlchemyError as error:
-            if not is_database_unavailable(error):
-                raise
-            logger.warning("no heartbeat: the database is unavailable", reason=first_line(error))
-
-    def _send_lease_heartbeat(self, lease: Lease) -> None:
-        try:
-            command, is_lost = self._jobs.heartbeat(lease), False
-        except LeaseLost as error:
-            logger.warning("the lease was lost", job_id=lease.job_id, reason=str(error))
-            command, is_lost = WorkerCommand.NONE, True
-        except SQLAlchemyError as error:
-            if not is_database_unavailable(error):
-                raise
-            logger.warning("no heartbeat: the database is unavailable", job_id=lease.job_id, reason=first_line(error))
-            return
-        with self._changed:
-            if self._lease is lease:
-                self.command, self.is_lost = command, is_lost

@@ -1,4 +1,4 @@
-"""Retries while the database or a disk is unavailable."""
+"""Retries while the server or a disk is unavailable."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -6,7 +6,7 @@ from typing import TypeVar
 import structlog
 
 from rvc_train.retry import RetryPolicy
-from server.transient_errors import first_line, is_transient
+from worker.gateway.errors import first_line, is_transient
 
 T = TypeVar("T")
 
@@ -31,4 +31,4 @@ def retry_until_available(action: Callable[[], T], *, give_up: Callable[[], bool
 
 
 def _log_wait(error: BaseException) -> None:
-    logger.warning("the database or a disk is unavailable; retrying until it is back", reason=first_line(error))
+    logger.warning("the server or a disk is unavailable; retrying until it is back", reason=first_line(error))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from rvc_engine.environment.files import read_plain_file
 from server.datasets import landlock
 from server.datasets.sandbox import _except
-from server.datasets.validator import read_report
 
 CALL = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 3).close(); print('reached')"
 
@@ -141,10 +141,10 @@ def test_a_report_is_read_from_a_plain_file_and_neither_through_a_link_nor_a_pip
     (tmp_path / "report").write_text("{}")
     (tmp_path / "link").symlink_to(tmp_path / "report")
     os.mkfifo(tmp_path / "pipe")
-    assert read_report(tmp_path / "report") == b"{}"
+    assert read_plain_file(tmp_path / "report", 100) == b"{}"
     for name in ("link", "pipe", "nothing"):
         with pytest.raises(OSError, match=name):
-            read_report(tmp_path / name)
+            read_plain_file(tmp_path / name, 100)
 
 
 def test_a_data_folder_beside_the_libraries_is_not_among_them(tmp_path: Path) -> None:

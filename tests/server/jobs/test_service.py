@@ -13,12 +13,13 @@ from rvc_engine.events import CheckpointSaved, Log, Progress, StageChanged, Warn
 from rvc_engine.events import Metric as Measured
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobStatus
+from rvc_train.schemas.workers import WorkerCommand
 from server.database.engine import read_session, write_session
 from server.database.result_tables import Artifact
 from server.database.tables import LOCAL_OWNER, Attempt, Delivery, Event, IdempotencyKey, Job, Metric, Webhook
 from server.errors import Conflict, LeaseLost, NotFound, NothingPublished, Refused
 from server.job_store.idempotency import IdempotentRequest
-from server.job_store.leases import EngineProcess, WorkerCommand
+from server.job_store.leases import EngineProcess
 from server.job_store.queries import JobQueries
 from server.jobs.reaper import Reaper
 from server.jobs.service import JobFilter, JobService, next_jobs, numbers_by_status

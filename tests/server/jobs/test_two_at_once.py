@@ -22,6 +22,7 @@ from rvc_engine.errors import FailureCode
 from rvc_engine.events import Warned
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
 from rvc_train.schemas.jobs import LEASED_STATUSES, TERMINAL_STATUSES, JobCreate, JobPatch, JobRetry, JobStatus
+from rvc_train.schemas.workers import Drain
 from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
 from server.database.clock import utc_now
@@ -31,7 +32,7 @@ from server.database.tables import Attempt, Dataset, Event, Job, QuotaRow, Spent
 from server.datasets.service import DatasetService
 from server.errors import ServerError
 from server.job_store.idempotency import IdempotentRequest
-from server.job_store.leases import ActiveLease, Drain, Lease
+from server.job_store.leases import ActiveLease, Lease
 from server.job_store.transitions import TRANSITIONS
 from server.jobs.retry import RetryService
 from server.jobs.service import JobService, QueuedJob

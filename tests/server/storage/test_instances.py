@@ -28,7 +28,8 @@ from server.admin.doctor import _clock, _database, _instance
 from server.database.engine import create_engine, database_name, migrate
 from server.errors import SettingsRefused
 from server.settings import ServerSettings
-from server.storage.instances import INSTANCE_FILE, check_pairing, inspect_pairing, open_instance, read_instance_id
+from server.storage.instance_files import INSTANCE_FILE, read_instance_id
+from server.storage.instances import check_pairing, inspect_pairing, open_instance
 from server.storage.local import Storage
 from tests.programs import run_program
 

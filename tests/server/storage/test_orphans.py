@@ -23,7 +23,8 @@ from server.database.clock import utc_now
 from server.database.result_tables import StoredFileRow
 from server.results.checkpoints import StoredCheckpoints
 from server.settings import ServerSettings
-from server.storage.instances import INSTANCE_FILE, open_instance
+from server.storage.instance_files import INSTANCE_FILE
+from server.storage.instances import open_instance
 from server.storage.local import Storage
 from server.storage.orphans import KINDS, Orphans
 from server.storage.sizes import JobSizes

@@ -75,13 +75,11 @@ class Bench:
         shop = studio.shop
         settings = shop.settings(device="cuda:0", conversion_command=FAKE_ENGINE, **changed)
         self.slot = Slots(shop.folder).take()
-        worker_id = shop.jobs.register_worker("w", os.getpid(), "here", "cuda:0", serves_conversions=True)
-        self.slot.register(worker_id)
+        worker = shop.register()
+        self.slot.register(worker.worker_id)
         self.engines = ConversionEngines(settings, shop.folder, self.slot, self.training, lambda _gpu: self.free)
-        workspaces = Workspaces(shop.storage, None)
-        self.service = ConversionService(
-            settings, studio.queue, shop.storage, workspaces, self.engines, worker_id, lambda: False
-        )
+        workspaces = Workspaces(shop.gateway().folders, None)
+        self.service = ConversionService(settings, worker, workspaces, self.engines, lambda: False)
 
     def __enter__(self):
         self.service.start()

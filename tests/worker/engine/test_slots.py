@@ -15,7 +15,6 @@ from sqlmodel import select
 from rvc_engine.environment.processes import end_process, process_identity
 from server.database.engine import read_session
 from server.database.tables import Worker
-from server.job_store.leases import Lease
 from worker.engine.slots import SlotRecord, Slots
 
 HANG = [["log", "deaf"], ["hang"]]
@@ -202,15 +201,17 @@ def test_a_process_that_got_the_same_pid_later_is_not_ended(tmp_path: Path) -> N
         assert other.wait(20) == -15
 
 
-def test_an_engine_that_could_not_be_ended_stays_recorded_under_the_next_worker(tmp_path: Path) -> None:
+def test_an_engine_that_could_not_be_ended_stays_recorded_under_the_next_worker(shop: Any, tmp_path: Path) -> None:
+    shop.submit([])
+    lease = shop.claim()
     slot = Slots(tmp_path).take()
     slot.register("wrk_1")
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as engine:
-        slot.add_engine(engine.pid, Lease("job_1", 1, 3, 1, "wrk_1", "anna", "ds_1", None, None))  # type: ignore[arg-type]
+        slot.add_engine(engine.pid, lease)
         slot.clear()
         slot.register("wrk_2")
         engines = SlotRecord.model_validate_json(slot.path.read_bytes()).engines
-        assert [(each.pid, each.job_id, each.token) for each in engines] == [(engine.pid, "job_1", 3)]
+        assert [(each.pid, each.job_id, each.token) for each in engines] == [(engine.pid, lease.job_id, 1)]
         assert [each.pid for each in slot.end_engines(20)] == [engine.pid]
     slot.clear()
     assert not slot.path.exists()

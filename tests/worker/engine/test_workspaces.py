@@ -3,7 +3,6 @@
 import os
 import subprocess
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import pytest
 from rvc_train.schemas.jobs import JobStatus
 from server.database.tables import new_id
 from server.errors import SettingsRefused
-from server.storage.instances import INSTANCE_FILE, read_instance_id, write_instance_id
-from server.storage.local import Storage
+from server.storage.instance_files import INSTANCE_FILE, read_instance_id, write_instance_id
 from tests.programs import run_program
 from worker.engine.workspaces import Workspaces
-from worker.loop import _status
+from worker.gateway.types import Folders
 
 UNKNOWN = "job_" + "0" * 32
 
@@ -89,14 +87,15 @@ def test_several_workers_share_a_scratch_folder_and_take_over_one_from_before_th
     put(scratch, UNKNOWN)
     instance_id = read_instance_id(shop.folder / INSTANCE_FILE)
     for _ in range(2):
-        Workspaces(shop.storage, scratch).claim_scratch(instance_id, partial(_status, shop.jobs))
+        gateway = shop.gateway()
+        Workspaces(gateway.folders, scratch).claim_scratch(instance_id, gateway.statuses)
     assert read_instance_id(scratch / INSTANCE_FILE) == instance_id
 
 
 def test_a_scratch_folder_among_the_jobs_is_refused(shop: Any) -> None:
     """It would be swept, and voices with it."""
     with pytest.raises(SettingsRefused, match="where voices are kept"):
-        Workspaces(shop.storage, shop.folder / "jobs").claim_scratch("ins_1", lambda _: None)
+        Workspaces(shop.gateway().folders, shop.folder / "jobs").claim_scratch("ins_1", lambda _: {})
 
 
 def test_a_start_deletes_no_scratch_folder_and_the_end_of_a_job_only_those_of_jobs_that_are_over(
@@ -125,12 +124,13 @@ def test_jobs_that_the_database_does_not_have_go_to_the_trash_an_hour_later_and_
     put(scratch, known)
     write_instance_id(scratch / INSTANCE_FILE, "ins_1")
 
-    def status(job_id: str) -> JobStatus | None:
-        return JobStatus.PAUSED if job_id == known else None
+    data = tmp_path / "data"
+    folders = Folders(data, data / "jobs", data / "weights")
 
     def sweep(hours: float, instance_id: str = "ins_1") -> list[str]:
         now = datetime.now(UTC) + timedelta(hours=hours)
-        Workspaces(Storage(tmp_path / "data"), scratch, lambda: now).sweep(instance_id, status, trash_days=7)
+        workspaces = Workspaces(folders, scratch, lambda: now)
+        workspaces.sweep(instance_id, lambda _: {known: JobStatus.PAUSED}, trash_days=7)
         return [name.split("/", 2)[-1] for name in files_in(scratch) if name.startswith("trash")]
 
     kept = f"jobs/{UNKNOWN}/workspace/G_1.pth"

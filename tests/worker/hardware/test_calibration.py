@@ -16,10 +16,10 @@ from worker.settings import WorkerSettings
 
 
 @pytest.fixture
-def calibrator(tmp_path: Path) -> Callable[..., Calibrator]:
+def calibrator(shop: Any, tmp_path: Path) -> Callable[..., Calibrator]:
     def make(**settings: Any) -> Calibrator:
         fields = {"data_folder": tmp_path, "device": "cpu", "calibration_idle_seconds": 0, **settings}
-        return Calibrator(WorkerSettings.model_validate(fields), Storage(tmp_path))
+        return Calibrator(WorkerSettings.model_validate(fields), shop.gateway())
 
     return make
 

@@ -18,7 +18,6 @@ from worker.hardware import gpus
 from worker.hardware.gpus import GpuMonitor, read_gpu
 
 GIB = 2**30
-WORKER = "wrk_" + "0" * 32
 
 
 class Driver:
@@ -104,7 +103,7 @@ def test_a_machine_without_the_driver_has_workers_all_the_same(shop: Any) -> Non
 
 
 def test_a_gpu_that_the_driver_lost_leaves_the_watch_going(shop: Any, driver: Driver) -> None:
-    watch = GpuMonitor(shop.storage, WORKER, ["7"], 0.01)
+    watch = GpuMonitor(shop.register(), ["7"], 0.01)
     watch.start()
     shop.wait_until(lambda: driver.is_open, "the first look")
     assert shop.storage.gpu_telemetry_files() == []

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from server.jobs.reaper import Reaper
-from worker.loop import HeartbeatDied, work
+from worker.loop import HeartbeatDied
 from worker.reporting.heartbeat import Heartbeat
 
 
@@ -32,10 +32,10 @@ def grows(read: Callable[[], int], seconds: float) -> bool:
 
 def test_the_thread_survives_errors_that_nobody_foresaw(shop: Any) -> None:
     job_id = shop.submit([])
-    worker_id = shop.jobs.register_worker("a", 1, "here", "cpu")
-    heartbeat = Heartbeat(shop.jobs, worker_id, 0.02, 0.02)
+    worker = shop.register(heartbeat_seconds=0.02)
+    heartbeat = Heartbeat(worker, 0.02, 0.02)
     heartbeat.start()
-    heartbeat.attach(shop.jobs.claim(worker_id))
+    heartbeat.attach(worker.claim(is_repeated=False, job_id=None))
     other = sa.create_engine(shop.url)
     with other.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE workers RENAME TO gone")
@@ -49,10 +49,10 @@ def test_the_thread_survives_errors_that_nobody_foresaw(shop: Any) -> None:
 
 def test_no_heartbeat_is_sent_while_the_main_loop_does_not_turn(shop: Any, tmp_path: Any) -> None:
     job_id = shop.submit([])
-    worker_id = shop.jobs.register_worker("a", 1, "here", "cpu")
-    heartbeat = Heartbeat(shop.jobs, worker_id, 0.05, 0.05, tmp_path / "accepted", max_turn_seconds=1)
+    worker = shop.register()
+    heartbeat = Heartbeat(worker, 0.05, 0.05, tmp_path / "accepted", max_turn_seconds=1)
     heartbeat.start()
-    heartbeat.attach(shop.jobs.claim(worker_id))
+    heartbeat.attach(worker.claim(is_repeated=False, job_id=None))
     assert grows(lambda: heartbeat_of(shop, job_id), 20)
     shop.wait_until(lambda: not grows(lambda: heartbeat_of(shop, job_id), 0.5), "the end of the heartbeats")
     os.utime(tmp_path / "accepted", (0, 0))
@@ -91,7 +91,7 @@ def test_a_worker_that_hangs_in_a_call_to_a_disk_loses_its_job_and_when_it_wakes
 def test_a_worker_whose_heartbeats_have_died_hands_its_job_back_and_ends(shop: Any) -> None:
     job_id = shop.submit([["train", 1000, 0.05, 1000]])
     with ThreadPoolExecutor() as pool:
-        done = pool.submit(work, shop.settings(), shop.engine, threading.Event())
+        done = pool.submit(shop.work, threading.Event())
         shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
         (thread,) = [each for each in threading.enumerate() if each.name == "heartbeat"]
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))

@@ -13,6 +13,8 @@ from rvc_engine.events import ArtifactReady, CheckpointSaved, Event, Warned
 from server.database.engine import read_session
 from server.database.tables import Attempt
 from server.errors import LeaseLost
+from worker.gateway.errors import Unavailable
+from worker.gateway.types import Failure, Outcome, Released, Success
 from worker.reporting.event_reporter import EventReporter
 
 
@@ -44,12 +46,12 @@ def lose_next_answer(shop: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 @pytest.fixture
 def claimed(shop: Any) -> Any:
     shop.submit([])
-    return shop.jobs.claim(shop.jobs.register_worker("worker", 1, "here", "cpu"))
+    return shop.claim()
 
 
 @pytest.fixture
 def reporter(shop: Any, claimed: Any) -> EventReporter:
-    return EventReporter(shop.jobs, shop.storage, claimed, shop.folder, shop.folder / "spool")
+    return EventReporter(claimed, shop.folder, shop.folder / "spool")
 
 
 def artifact(shop: Any) -> ArtifactReady:
@@ -88,19 +90,20 @@ def test_an_artifact_is_published_once_and_what_follows_it_is_recorded(
     assert len(shop.artifacts(claimed.job_id)) == 1
 
 
-@pytest.mark.parametrize("end", ["succeed", "fail", "release"])
+@pytest.mark.parametrize(
+    "end", [Success(), Failure(FailureCode.ENGINE_CRASHED, "it crashed"), Released("draining")], ids=repr
+)
 def test_an_end_whose_answer_was_lost_is_not_done_again(
-    shop: Any, claimed: Any, reporter: EventReporter, lose_next_answer: Callable[..., None], end: str
+    shop: Any, claimed: Any, reporter: EventReporter, lose_next_answer: Callable[..., None], end: Outcome
 ) -> None:
     reporter.add([artifact(shop)])
     reporter.flush()
-    arguments = {"succeed": (), "fail": (FailureCode.ENGINE_CRASHED, "it crashed"), "release": ("draining",)}[end]
     lose_next_answer()
-    with pytest.raises(sa.exc.OperationalError):
-        getattr(shop.jobs, end)(claimed, *arguments)
+    with pytest.raises(Unavailable):
+        claimed.finish(end)
     before = shop.job(claimed.job_id).model_dump()
     with pytest.raises(LeaseLost):
-        getattr(shop.jobs, end)(claimed, *arguments)
+        claimed.finish(end)
     assert shop.job(claimed.job_id).model_dump() == before
 
 
@@ -108,14 +111,14 @@ def test_a_claim_whose_answer_was_lost_gives_the_same_job_again_and_counts_no_re
     shop: Any, lose_next_answer: Callable[..., None]
 ) -> None:
     first, second = shop.submit([]), shop.submit([])
-    worker_id = shop.jobs.register_worker("worker", 1, "here", "cpu")
+    worker = shop.register()
     lose_next_answer()
-    with pytest.raises(sa.exc.OperationalError):
-        shop.jobs.claim(worker_id)
-    lease = shop.jobs.claim(worker_id, is_repeated=True)
+    with pytest.raises(Unavailable):
+        worker.claim(is_repeated=False, job_id=None)
+    lease = worker.claim(is_repeated=True, job_id=None)
     assert (lease.job_id, lease.attempt) == (first, 1)
-    shop.jobs.record_events(lease, [Warned(message="one", stage="train")], write=1)
-    assert shop.jobs.claim(worker_id, is_repeated=True).job_id == second, "a job that is worked on is not given again"
+    lease.record([Warned(message="one", stage="train")], 1)
+    assert worker.claim(is_repeated=True, job_id=None).job_id == second, "a job that is worked on is not given again"
     with read_session(shop.engine) as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(Attempt)) == 2
 

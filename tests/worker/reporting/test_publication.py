@@ -19,20 +19,13 @@ from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.database.result_tables import StoredFileRow
 from server.errors import LeaseLost
-from server.job_store.leases import Lease
 from server.jobs.retry import RetryService
-from server.results.checkpoints import StoredCheckpoints
 from server.settings import ServerSettings
 from server.storage.sizes import JobSizes
-from worker.engine.job_log import JobLog
+from worker.gateway.interface import JobLease
+from worker.gateway.types import Success
 from worker.reporting.event_reporter import EventReporter
 from worker.reporting.spool import Spool
-
-
-def claim(shop: Any) -> Lease:
-    lease = shop.jobs.claim(shop.jobs.register_worker("w", os.getpid(), "here", "cpu"))
-    assert lease is not None
-    return lease
 
 
 def lose(shop: Any) -> None:
@@ -41,9 +34,9 @@ def lose(shop: Any) -> None:
     assert shop.jobs.requeue_lost(lease) == "queued"
 
 
-def reporter(shop: Any, lease: Lease, folder: Path) -> EventReporter:
+def reporter(shop: Any, lease: JobLease, folder: Path) -> EventReporter:
     folder.mkdir(exist_ok=True)
-    return EventReporter(shop.jobs, shop.storage, lease, folder, folder / "spool")
+    return EventReporter(lease, folder, folder / "spool")
 
 
 def ready(path: Path, content: bytes, name: str = "anna.pth") -> ArtifactReady:
@@ -83,9 +76,9 @@ def files_below(folder: Path) -> set[str]:
 
 def test_a_stale_worker_leaves_its_successors_half_copied_voice_alone(shop: Any, tmp_path: Path) -> None:
     job_id = shop.submit([])
-    stale = claim(shop)
+    stale = shop.claim()
     lose(shop)
-    successor = claim(shop)
+    successor = shop.claim()
     late, present = tmp_path / "late", tmp_path / "present"
     theirs, mine = reporter(shop, stale, late), reporter(shop, successor, present)
     content = os.urandom(100_000)
@@ -110,12 +103,12 @@ def test_a_stale_worker_leaves_its_successors_half_copied_voice_alone(shop: Any,
 
 def test_nothing_of_a_deleted_job_comes_back(shop: Any, tmp_path: Path) -> None:
     job_id = shop.submit([])
-    lease = claim(shop)
+    lease = shop.claim()
     folder = tmp_path / "scratch"
     late = reporter(shop, lease, folder)
     workspace = Workspace(folder / "workspace", "anna")
     make_checkpoint(workspace, 1, b"nets")
-    spool = Spool(shop.storage.attempt_folder(job_id, lease.token) / "events.spool", in_memory=0)
+    spool = Spool(lease.attempt_folder / "events.spool", in_memory=0)
     shop.jobs.force_fail(job_id, "stuck")
     shop.jobs.delete(job_id)
     shop.storage.delete_job(job_id)
@@ -125,10 +118,9 @@ def test_nothing_of_a_deleted_job_comes_back(shop: Any, tmp_path: Path) -> None:
             late.flush()
         late.close()
     assert late.rejected is None
-    with pytest.raises(FileNotFoundError):
-        StoredCheckpoints(shop.storage, job_id).upload(workspace, lease.token)
-    with pytest.raises(FileNotFoundError):
-        JobLog(shop.storage.job_log(job_id))
+    lease.store_checkpoint(workspace)
+    with pytest.raises(LeaseLost):
+        lease.open_log()
     spool.add(Log(message="kept in memory"))
     assert [event.message for event in spool.front()] == ["kept in memory"]
     assert list((shop.storage.root / "jobs").iterdir()) == []
@@ -151,7 +143,7 @@ def test_a_job_is_not_claimed_while_its_attempts_folder_cannot_be_created(shop: 
     obstacle.write_text("not a folder")
     job_id = shop.submit([*shop.MAKE_VOICE])
     with pytest.raises(OSError, match="jobs"):
-        claim(shop)
+        shop.claim()
     with shop.worker():
         obstacle.unlink()
         shop.wait_for(job_id, "succeeded")
@@ -186,7 +178,7 @@ def stored_files(shop: Any) -> set[str]:
 
 def test_what_is_on_disk_is_charged_and_goes_with_its_last_reference(shop: Any, tmp_path: Path) -> None:
     job_id = shop.submit([])
-    lease = claim(shop)
+    lease = shop.claim()
     folder = tmp_path / "scratch"
     events = reporter(shop, lease, folder)
     for step in (10, 20, 10):  # the last one after a resume
@@ -204,7 +196,7 @@ def test_what_is_on_disk_is_charged_and_goes_with_its_last_reference(shop: Any, 
     assert {str(path.relative_to(root)) for path in root.glob("jobs/**/artifacts/*")} == stored_files(shop)
     assert len(stored_files(shop)) == 4
     assert bytes_charged(shop) == bytes_on_disk(shop)
-    shop.jobs.succeed(lease)
+    lease.finish(Success())
     shop.jobs.delete(job_id)
     assert charged_now(shop) == 0  # at once, before its files are deleted
     shop.storage.delete_job(job_id)
