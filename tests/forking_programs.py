@@ -6,6 +6,7 @@ to. Answers `started PID`, and `ended PID CODE` (below zero: a signal) when a pr
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -22,6 +23,7 @@ PRELOADED = (
     "worker.__main__",
     "rvc_train.cli.main",
     "rvc_train.cli.commands.jobs",
+    "server.database.migrate",
 )
 
 
@@ -74,6 +76,8 @@ def answer(text: str) -> None:
 def main() -> None:
     for module in PRELOADED:
         importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # else each fork's collector would touch, and so copy, all that they share
     deaths, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup)
