@@ -1,6 +1,7 @@
 """A real server and real workers, as processes, with engines that follow a script or with the real engine."""
 
 import functools
+import gc
 import itertools
 import json
 import os
@@ -55,6 +56,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                     fixture.finish(item._request)
         settings = pytest_timeout._get_item_settings(item)
         item.ihook.pytest_timeout_set_timer(item=item, settings=settings)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is loaded by now out of the garbage collector's sight: looking through it took a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 class Station:
