@@ -128,7 +128,7 @@ def _identify_discriminators(shapes: Shapes) -> ModelIdentity | None:
     return None
 
 
-class _ShapesAlone(TorchFunctionMode):  # type: ignore[no-untyped-call]
+class _ShapesAlone(TorchFunctionMode):
     """Modules whose weights get no values, so that their memory is never touched.
 
     On the meta device, for some of these values PyTorch would import its compiler, in over a second.
@@ -150,14 +150,14 @@ class _ShapesAlone(TorchFunctionMode):  # type: ignore[no-untyped-call]
 @lru_cache(maxsize=32)
 def generator_layout(hparams: Hyperparameters, with_posterior: bool) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a generator, in the published order. Uses no memory for weights."""
-    with _ShapesAlone():  # type: ignore[no-untyped-call]
+    with _ShapesAlone():
         return shapes_of(Synthesizer(hparams, with_posterior).state_dict())
 
 
 @lru_cache(maxsize=32)
 def discriminators_layout(kind: ModelIdentity) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the discriminators, in the published order. Uses no memory for weights."""
-    with _ShapesAlone():  # type: ignore[no-untyped-call]
+    with _ShapesAlone():
         return shapes_of(Discriminators(kind.version, kind.width / PUBLISHED_WIDTH).state_dict())
 
 
