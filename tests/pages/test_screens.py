@@ -238,5 +238,6 @@ def test_a_screen_speaks_chinese_to_who_wants_it_and_shows_no_key(house: Any, vi
     _picture(visitor.page, f"{screen.name}-chinese")
     heads = {key.split(".")[0] for key in catalogues.words("zh")}
     shown = visitor.page.locator("body").inner_text()
-    keys = [word for word in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", shown) if word.split(".")[0] in heads - {"job"}]
-    assert not keys
+    done = " ".join(visitor.page.locator("#audit-list").all_inner_texts())  # actions have the names of the API
+    words = [word for word in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", shown) if word not in done]
+    assert not [word for word in words if word.split(".")[0] in heads - {"job"}]
