@@ -6,6 +6,7 @@ to. Answers `started PID`, and `ended PID CODE` (below zero: a signal) when a pr
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -23,6 +24,7 @@ PRELOADED = (
     "worker.gateway.local",
     "rvc_train.cli.main",
     "rvc_train.cli.commands.jobs",
+    "server.database.migrate",
 )
 
 
@@ -75,6 +77,8 @@ def answer(text: str) -> None:
 def main() -> None:
     for module in PRELOADED:
         importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # else each fork's collector would touch, and so copy, all that they share
     deaths, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup)

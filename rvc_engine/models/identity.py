@@ -6,11 +6,12 @@ same shapes only without the posterior encoder and without pitch: v1 at 32k and 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Literal, get_args
+from functools import lru_cache, reduce
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from rvc_engine.config import SampleRate, TrainingConfig, Version, Width
 from rvc_engine.hyperparameters import PUBLISHED_WIDTH, Hyperparameters
@@ -127,17 +128,36 @@ def _identify_discriminators(shapes: Shapes) -> ModelIdentity | None:
     return None
 
 
+class _ShapesAlone(TorchFunctionMode):
+    """Modules whose weights get no values, so that their memory is never touched.
+
+    On the meta device, for some of these values PyTorch would import its compiler, in over a second.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return given["tensor"]
+        if func is torch.randn:
+            return torch.empty(*args)
+        if func is torch.linalg.vector_norm:
+            return reduce(lambda tensor, dim: tensor.narrow(dim, 0, 1), given["dim"], *args)
+        return func(*args, **given)
+
+
 @lru_cache(maxsize=32)
 def generator_layout(hparams: Hyperparameters, with_posterior: bool) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a generator, in the published order. Allocates no weights."""
-    with torch.device("meta"):
+    """Names and shapes of a generator, in the published order. Uses no memory for weights."""
+    with _ShapesAlone():
         return shapes_of(Synthesizer(hparams, with_posterior).state_dict())
 
 
 @lru_cache(maxsize=32)
 def discriminators_layout(kind: ModelIdentity) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the discriminators, in the published order. Allocates no weights."""
-    with torch.device("meta"):
+    """Names and shapes of the discriminators, in the published order. Uses no memory for weights."""
+    with _ShapesAlone():
         return shapes_of(Discriminators(kind.version, kind.width / PUBLISHED_WIDTH).state_dict())
 
 

@@ -8,7 +8,14 @@ import torch
 
 from rvc_train.schemas.jobs import StartFrom
 
-SMALL = {"width": 24, "content": "whisper-tiny", "pretrained": "none", "pitch": "dio", "batch_size": 4}
+SMALL = {
+    "width": 24,
+    "content": "whisper-tiny",
+    "pretrained": "none",
+    "pitch": "dio",
+    "batch_size": 4,
+    "evaluate": "never",
+}
 
 
 def voice(station: Any, job: Any, folder: Path) -> dict[str, Any]:

@@ -7,7 +7,14 @@ from typing import Any
 import av
 import pytest
 
-SMALL = {"width": 24, "content": "whisper-tiny", "pretrained": "none", "pitch": "dio", "batch_size": 4}
+SMALL = {
+    "width": 24,
+    "content": "whisper-tiny",
+    "pretrained": "none",
+    "pitch": "dio",
+    "batch_size": 4,
+    "evaluate": "never",
+}
 
 
 def seconds_of(path: Path) -> float:

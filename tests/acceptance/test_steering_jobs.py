@@ -23,6 +23,8 @@ def seconds_until(station, job, status: str) -> float:
     return time.monotonic() - started
 
 
+# Each day test_process.py stops the real engine, and test_running_jobs.py pauses and cancels by a worker.
+@pytest.mark.long
 def test_pause_and_cancel_end_the_real_engine_within_15_s_and_keep_its_checkpoint(station):
     recordings = sorted(station.samples.glob("*.flac"))[:1]
     config = station.small.model_copy(update={"total_epochs": 10_000, "evaluate": "never", "batch_size": 2})

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
 
 TOKEN = "the-first-token-of-the-page"
 HERE = Path(__file__).parent
@@ -49,17 +49,46 @@ def chromium() -> str:
     pytest.fail(NO_BROWSER, pytrace=False)
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One for a file: Playwright holds its thread's event loop, which tests of other folders want for themselves."""
-    path = chromium()
-    expect.set_options(timeout=SECONDS * 1000)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path, args=list(FLAGS), downloads_path=tmp_path_factory.mktemp("downloads")
-        )
-        yield browser
-        browser.close()
+class _Browsers:
+    """The browser of this folder's tests. One that ended is followed by another."""
+
+    def __init__(self) -> None:
+        self._playwright: Playwright | None = None
+        self._browser: Browser | None = None
+
+    def get(self, downloads: Path) -> Browser:
+        if self._browser is None or not self._browser.is_connected():
+            self.close()
+            path = chromium()
+            expect.set_options(timeout=SECONDS * 1000)
+            self._playwright = sync_playwright().start()
+            self._browser = self._playwright.chromium.launch(
+                executable_path=path, args=list(FLAGS), downloads_path=downloads
+            )
+        return self._browser
+
+    def close(self) -> None:
+        if self._browser is not None and self._browser.is_connected():
+            self._browser.close()
+        if self._playwright is not None:
+            self._playwright.stop()
+        self._playwright = self._browser = None
+
+
+BROWSERS_OF_TESTS = _Browsers()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Close the browser after the last test here: Playwright holds the event loop that tests elsewhere want."""
+    if nextitem is None or HERE not in nextitem.path.parents:
+        BROWSERS_OF_TESTS.close()
+
+
+@pytest.fixture
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
+    """One for all tests here: starting it and Playwright's own program takes seconds."""
+    return BROWSERS_OF_TESTS.get(tmp_path_factory.mktemp("downloads"))
 
 
 @dataclass
@@ -93,13 +122,15 @@ class Visitor:
         wrong = [each for each in self.complaints if not any(re.search(pattern, each) for pattern in self.forgiven)]
         assert not wrong, "\n".join(wrong)
 
-    def faults(self) -> list[str]:
-        """What axe-core finds on the screen, of those faults that keep people out."""
+    def faults(self, scheme: str = "light") -> list[str]:
+        """What axe-core finds on the screen, of those faults that keep people out; in the dark, of colours alone."""
+        self.page.emulate_media(color_scheme=scheme)
         session = self.context.new_cdp_session(self.page)
         if not self.page.evaluate("() => 'axe' in window"):
             session.send("Runtime.evaluate", {"expression": (HERE / "axe" / "axe.min.js").read_text()})
         # Without its look at style sheets, for which it would add styles of its own that the page's policy refuses.
-        found = self.page.evaluate("async () => (await axe.run(document, {preload: false})).violations")
+        options = {"preload": False} | ({} if scheme == "light" else {"runOnly": ["color-contrast"]})
+        found = self.page.evaluate("async (options) => (await axe.run(document, options)).violations", options)
         session.detach()
         return [
             f"{fault['impact']}: {fault['id']} ({fault['help']}) at {node['target']}: {node['failureSummary']}"
@@ -111,8 +142,7 @@ class Visitor:
     def check_accessible(self, screen: str) -> None:
         """No serious and no critical fault, in the light and in the dark."""
         for scheme in ("light", "dark"):
-            self.page.emulate_media(color_scheme=scheme)
-            faults = self.faults()
+            faults = self.faults(scheme)
             assert not faults, f"{screen}, {scheme}:\n" + "\n".join(faults)
         self.page.emulate_media(color_scheme="light")
 

@@ -6,7 +6,6 @@ With `RVC_TRAIN_TEST_POSTGRES` the database lies on PostgreSQL.
 import hashlib
 import io
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -40,6 +39,8 @@ from server.job_store.leases import Lease
 from server.jobs.service import JobService
 from server.settings import ServerSettings
 from server.storage.local import Storage
+from tests.migrated import migrated_database, provide_database
+from tests.programs import Fork, forks
 
 FIRST_TOKEN = "the-first-token-of-all"
 USUAL_TOKEN = "the-token-of-any-server"
@@ -72,13 +73,9 @@ class Clock:
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_database() -> Path:
     """A migrated database file, to be copied: migrating once is enough."""
-    path = tmp_path_factory.mktemp("empty") / "rvc-train.db"
-    engine = create_engine(f"sqlite:///{path}")
-    migrate(engine)
-    engine.dispose()
-    return path
+    return migrated_database()
 
 
 POSTGRES = os.environ.get("RVC_TRAIN_TEST_POSTGRES")
@@ -104,10 +101,9 @@ def postgres_url(folder: Path) -> str | None:
 
 
 @pytest.fixture
-def engine(tmp_path: Path, empty_database: Path) -> Iterator[sa.Engine]:
-    path = tmp_path / "rvc-train.db"
-    shutil.copy(empty_database, path)
-    engine = create_engine(postgres_url(tmp_path) or f"sqlite:///{path}")
+def engine(tmp_path: Path) -> Iterator[sa.Engine]:
+    provide_database(tmp_path)
+    engine = create_engine(postgres_url(tmp_path) or f"sqlite:///{tmp_path / 'rvc-train.db'}")
     migrate(engine)
     yield engine
     engine.dispose()
@@ -224,6 +220,8 @@ class ConnectionsByThread:
 @contextmanager
 def running(settings: ServerSettings, port: int = 0) -> Iterator[Running]:
     """Serve in a thread until the block ends. `port` 0: any free one."""
+    if settings.database_url is None:
+        provide_database(settings.data_folder)
     app = create_app(settings)
     connections = ConnectionsByThread(app.state.context.engine)
     config = uvicorn.Config(app, http=Connection, log_config=None, access_log=False, timeout_graceful_shutdown=5)
@@ -246,11 +244,9 @@ def running(settings: ServerSettings, port: int = 0) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Running]:
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One server for all tests of a module."""
-    folder = tmp_path_factory.mktemp("data")
-    shutil.copy(empty_database, folder / "rvc-train.db")
-    with running(settings_for(folder)) as server:
+    with running(settings_for(tmp_path_factory.mktemp("data"))) as server:
         yield server
 
 
@@ -350,19 +346,28 @@ def finished(live: Running) -> Callable[..., str]:
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], str]]]:
-    """`started(**environment)`: a server process that is ready, ended at the end of the test."""
-    children: list[subprocess.Popen[bytes]] = []
+def started(tmp_path: Path) -> Iterator[Callable[..., tuple[Fork | subprocess.Popen[bytes], str]]]:
+    """`started(**environment)`: a server process that is ready, ended at the end of the test.
 
-    def start(**environment: str) -> tuple[subprocess.Popen[bytes], str]:
+    `is_measured`: one whose memory holds nothing but what it loaded itself, which takes it seconds.
+    """
+    children: list[Fork | subprocess.Popen[bytes]] = []
+
+    def start(is_measured: bool = False, **environment: str) -> tuple[Fork | subprocess.Popen[bytes], str]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         usual = {"RVC_TRAIN_DATA_FOLDER": str(tmp_path / "data"), "RVC_TRAIN_TOKEN": USUAL_TOKEN}
         env = os.environ | usual | {"RVC_TRAIN_PORT": str(port)} | environment
-        log = (tmp_path / "server.log").open("wb")
-        child = subprocess.Popen([sys.executable, "-m", "server"], env=env, stderr=log)
-        log.close()
+        log = tmp_path / "server.log"
+        child: Fork | subprocess.Popen[bytes]
+        if is_measured or sys.platform == "win32":
+            with log.open("wb") as file:
+                child = subprocess.Popen([sys.executable, "-m", "server"], env=env, stderr=file)
+        else:
+            log.unlink(missing_ok=True)
+            output = tmp_path / "server.out"
+            child = forks().start("server", environment=env, folder=Path.cwd(), output=output, errors=log)
         children.append(child)
         url = f"http://127.0.0.1:{port}"
 
@@ -387,13 +392,9 @@ def started(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[byt
 
 
 @pytest.fixture(scope="module")
-def guarded(
-    tmp_path_factory: pytest.TempPathFactory,
-    empty_database: Path,
-) -> Iterator[Running]:
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server with a first token."""
     folder = tmp_path_factory.mktemp("guarded")
-    shutil.copy(empty_database, folder / "rvc-train.db")
     limits = dict.fromkeys(("writes_per_minute", "requests_per_minute", "refusals_per_minute"))
     with running(settings_for(folder, token=FIRST_TOKEN, **limits)) as server:
         yield server

@@ -26,7 +26,7 @@ def resident_bytes(pid):
 
 
 def test_an_idle_server_takes_less_than_145_mb_and_sigterm_ends_it_cleanly(started, tmp_path, authorized):
-    child, url = started()
+    child, url = started(is_measured=True)
     for path in ("/v1/jobs", "/v1/datasets", "/v1/queue", "/v1/workers", "/v1/system", "/openapi.json"):
         assert httpx.get(url + path, headers=authorized).status_code == 200
     assert resident_bytes(child.pid) < 145_000_000

@@ -23,6 +23,7 @@ from server.database.tables import Attempt, Dataset, Event, Job, new_id
 from server.jobs.service import JobService
 from server.storage.instances import open_instance
 from server.storage.local import Storage
+from tests.migrated import provide_database
 from tests.programs import ROOT, Fork, forks
 from worker.gateway.interface import JobLease, RegisteredWorker
 from worker.gateway.local import LocalGateway
@@ -44,6 +45,8 @@ class Shop:
         """`url`: another database than SQLite in the folder."""
         self.folder = folder
         self.url = url or f"sqlite:///{folder / 'rvc-train.db'}"
+        if url is None:
+            provide_database(folder)
         self.engine = create_engine(self.url)
         self.storage = Storage(folder)
         open_instance(self.engine, self.storage)

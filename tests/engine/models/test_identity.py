@@ -1,6 +1,8 @@
 """A model is identified by the names and shapes of its tensors alone."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,17 @@ def test_pieces_of_a_net_are_no_net_and_odd_upsampling_is_of_no_rate() -> None:
     assert odd is not None
     assert (odd.rates, odd.hparams()) == ((), None)
     assert differences({"x": (1,)}, {"y": (1,)}) == ["y is missing", "x is unknown"]
+
+
+def test_a_layout_does_without_pytorchs_compiler() -> None:
+    """Its import takes over a second of each program that reads weights."""
+    program = (
+        "import sys; from rvc_engine.config import TrainingConfig\n"
+        "from rvc_engine.hyperparameters import Hyperparameters\n"
+        "from rvc_engine.models import identity\n"
+        "identity.generator_layout(Hyperparameters.from_config(TrainingConfig()), with_posterior=True)\n"
+        "identity.discriminators_layout(identity.ModelIdentity('discriminators', 'v2', 192))\n"
+        "print(*sorted({'sympy', 'torch._dynamo'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -38,10 +38,10 @@ def losses(events: list[Event]) -> dict[int, dict[str, float]]:
 
 
 def test_a_stop_in_any_stage_is_gone_on_from_and_ends_in_the_same_voice(
-    make: Make, tmp_path: Path, recordings: Path
+    finished_once: Path, tmp_path: Path, recordings: Path
 ) -> None:
-    whole, _ = make("whole", total_epochs=1)
-    workspace = Workspace(tmp_path / "stopped", "whole")
+    whole = Workspace(finished_once, "anna")
+    workspace = Workspace(tmp_path / "stopped", "anna")
     machine = Machine(device="cpu", num_threads=1)  # without a cache: every stage computes
 
     def in_stage(stage: Stage) -> Callable[[Event], bool]:

@@ -137,7 +137,7 @@ LIMITED_PROGRAM = """if True:
 """
 
 
-@pytest.mark.parametrize("minutes", [10, pytest.param(180, marks=pytest.mark.long)])
+@pytest.mark.parametrize("minutes", [6, pytest.param(180, marks=pytest.mark.long)])
 def test_a_long_recording_is_reported_within_tight_limits(
     dataset: Path, voice: Voice, tmp_path: Path, minutes: int
 ) -> None:

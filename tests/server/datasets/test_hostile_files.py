@@ -301,7 +301,7 @@ class Watch:
 def test_bombs_are_refused_quickly_and_cost_the_server_no_memory(
     started: Callable[..., Any], tmp_path: Path, authorized: dict[str, str]
 ) -> None:
-    child, url = started()
+    child, url = started(is_measured=True)
     with Watch(child.pid) as watch, httpx.Client(base_url=url, timeout=60, headers=authorized) as client:
         assert client.get("/v1/datasets").status_code == 200
         for what, content in bombs().items():

@@ -253,7 +253,7 @@ def test_a_dataset_of_liars_is_examined_by_a_real_server_which_stays_small(
     eventually: Callable[..., None],
     authorized: dict[str, str],
 ) -> None:
-    child, url = started()
+    child, url = started(is_measured=True)
     members = {f"{number}.wav": content for number, content in enumerate([*list(liars().values())[:8], *GOOD.values()])}
     with httpx.Client(base_url=url, timeout=60, headers=authorized) as client:
         dataset = client.put("/v1/datasets/liars/content", content=zipped(members)).json()

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from server.database.result_tables import Evaluation
 from server.results.evaluations import PreviewFiles
 from server.storage.orphans import Orphans
 from server.storage.sizes import JobSizes
+from tests.programs import run_program
 from tests.server.conftest import USUAL_TOKEN, Running, wait_until
 from tests.server.conftest import zip_of as zipped
 
@@ -352,8 +352,7 @@ def test_only_a_version_that_succeeded_is_bundled(
 
 def cli(server: Running, *words: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"RVC_TRAIN_SERVER": server.url, "RVC_TRAIN_TOKEN": USUAL_TOKEN, "LANG": "C.UTF-8"}
-    command = [sys.executable, "-m", "rvc_train", "voices", *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    return run_program("rvc_train.cli.main", "voices", *words, environment=environment, seconds=300)
 
 
 def test_the_command_line_lists_shows_sets_shares_moves_and_deletes_voices(
