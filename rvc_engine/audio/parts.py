@@ -5,7 +5,7 @@ Audacity exports labels: "83.5<TAB>86.25<TAB>anna/1.wav". Empty lines, and those
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rvc_engine.errors import InvalidDataset
@@ -65,17 +65,17 @@ def parse_parts(text: str, names: Iterable[str]) -> dict[str, tuple[Part, ...]]:
     Raises InvalidDataset with the number of a line that is not understood.
     """
     known, found, number_of_parts = set(names), dict[str, list[Part]](), 0
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         if not line.strip() or line.startswith("#"):
             continue
-        words = line.split(None, 2)
+        words = line.split("\t" if line.count("\t") > 1 else None, 2)
         part = _part(words)
         if part is None:
             raise InvalidDataset(
                 f"line {number} of {PARTS_FILE} is not a part of a recording: {line[:200]!r}; write its start and end "
                 "in seconds and the recording's name, such as: 83.5 86.25 anna/1.wav"
             )
-        name = words[2].strip()
+        name = words[2] if words[2] in known else words[2].strip()
         if name not in known:
             raise InvalidDataset(
                 f"line {number} of {PARTS_FILE} names {name[:200]!r}, which is no recording of the dataset; write its "
@@ -88,6 +88,12 @@ def parse_parts(text: str, names: Iterable[str]) -> dict[str, tuple[Part, ...]]:
             )
         found.setdefault(name, []).append(part)
     return {name: merged(parts) for name, parts in found.items()}
+
+
+def parts_text(parts: Mapping[str, Parts]) -> str:
+    """The file for parts by the names of their recordings; empty without any."""
+    rows = [(part, name) for name, found in parts.items() for part in found]
+    return "".join(f"{part.start:.3f}\t{part.end:.3f}\t{name}\n" for part, name in rows)
 
 
 def _part(words: Sequence[str]) -> Part | None:

@@ -5,8 +5,6 @@ on the disk, which are reserved by the dataset's row. Its recordings are then in
 that is not admitted is whole, and can be tried again.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,16 +18,17 @@ from sqlmodel.sql.expression import SelectOfScalar
 from rvc_engine.audio.recordings import list_recordings
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.names.code_pages import AUTO
-from rvc_train.schemas.datasets import DatasetStatus
+from rvc_train.schemas.datasets import DatasetReport, DatasetStatus, RecordingPart
 from server.auth.audit import record
 from server.auth.quotas import Quotas
 from server.database.engine import advisory_lock, read_session, write_session
 from server.database.tables import Dataset, Job, Upload, UploadState, change_upload, new_id
 from server.datasets.consents import inherit_consent
+from server.datasets.derived import Omission, checked_omission
 from server.datasets.ingest import unpacked_bytes
 from server.datasets.service import checked_name
 from server.datasets.zips import UnpackLimits
-from server.errors import Conflict, Gone, NoSpace, NotFound, Refused, UploadRefused, UploadTooLarge
+from server.errors import Conflict, Gone, NoSpace, NotFound, UploadRefused, UploadTooLarge
 from server.settings import ServerSettings
 from server.storage.local import Storage, is_disk_full
 from server.storage.reservations import Reservations
@@ -121,26 +120,24 @@ class Admissions:
             return dataset, True
 
     def admit_derived(
-        self, visible_owner: str | None, name: str, dataset_id: str, without: list[str]
+        self, visible_owner: str | None, name: str, dataset_id: str, without: list[str], parts: list[RecordingPart]
     ) -> tuple[Dataset, bool]:
-        """Make a dataset of another one's recordings, but those of some names; and whether it is new.
+        """Make a dataset of another one's recordings, but those of some names, and parts; and whether it is new.
 
-        Repeated calls return the same one. Raises NotFound, Conflict while the other one is ingested, Refused for names
-        that it does not have or when nothing is left, and the errors of `admit`.
+        Repeated calls return the same one. Raises NotFound, Conflict while the other one is ingested (with parts: or
+        validated), the errors of `checked_omission` and those of `admit`.
         """
         name = checked_name(name)
         origin = self._origin(visible_owner, dataset_id)
-        num_bytes = self._bytes_without(origin, without)
-        names = sorted(set(without))
-        digest = hashlib.sha256(json.dumps([origin.sha256, names]).encode()).hexdigest()
-        source = Source(origin.owner, digest, origin.zip_names)
+        omission, num_bytes = self._omission(origin, without, parts)
+        source = Source(origin.owner, omission.sha256(origin.sha256), origin.zip_names)
         with write_session(self._engine) as session:
             advisory_lock(session, f"datasets of {origin.owner}")
             same = find_same(session, source, name)
             if same is not None and not is_ingestion_refused(same):
                 return same, False
             dataset = same or self.new(new_id("ds"), source, name, num_bytes)
-            dataset.derived_from, dataset.without = origin.id, names
+            dataset.derived_from, dataset.without = origin.id, omission.to_json()
             self.have_ingested(session, dataset, num_bytes)
             inherit_consent(session, self._storage, origin.id, dataset)
             return dataset, True
@@ -155,18 +152,14 @@ class Admissions:
             raise Conflict(f"the recordings of {dataset_id} are being unpacked; try again in a moment")
         return origin
 
-    def _bytes_without(self, origin: Dataset, without: list[str]) -> int:
-        """Bytes of the recordings that are left. Raises Refused, and NotFound for a dataset deleted meanwhile."""
+    def _omission(self, origin: Dataset, without: list[str], parts: list[RecordingPart]) -> tuple[Omission, int]:
+        """What is left out, and the bytes of the files that stay. Raises NotFound for a dataset deleted meanwhile."""
+        report = None if origin.report is None else DatasetReport.model_validate(origin.report)
         try:
             recordings = list_recordings(self._storage.dataset_folder(origin.id))
-            known = {recording.name for recording in recordings}
-            for place, name in enumerate(without):
-                if name not in known:
-                    raise Refused(f"the dataset {origin.id} has no recording {name!r}", f"/without/{place}")
-            left = [recording for recording in recordings if recording.name not in set(without)]
-            if not left:
-                raise Refused("no recording would be left; leave out fewer", "/without")
-            return sum(recording.path.stat().st_size for recording in left)
+            omission = checked_omission(recordings, report, without, parts)
+            left = [recording for recording in recordings if recording.name not in omission.names]
+            return omission, sum(recording.path.stat().st_size for recording in left)
         except (InvalidDataset, FileNotFoundError) as error:
             dataset_id = origin.id
             raise NotFound(f"there is no dataset {dataset_id}") from error

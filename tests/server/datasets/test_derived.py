@@ -1,12 +1,17 @@
 """A dataset without some recordings of another one, and recordings one by one, as to listen to."""
 
+import io
+import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+import soundfile
 
 from rvc_train import Client, connect
+from rvc_train.schemas.datasets import RecordingPart
 
 Zipped = Callable[..., bytes]
 WAV = b"RIFF" + bytes(2000)
