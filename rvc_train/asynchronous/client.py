@@ -143,7 +143,7 @@ class AsyncClient:
     async def derive_dataset(
         self, dataset_id: str, without: Sequence[str], name: str | None = None, parts: Sequence[RecordingPart] = ()
     ) -> DatasetPublic:
-        """Make a dataset of another one's recordings but some, by name, and but `parts`. Repeated calls return the same."""
+        """Make a dataset of another's recordings but some, by name, and but `parts`. Repeated calls return the same."""
         body: dict[str, Any] = {"dataset_id": dataset_id, "name": name or (await self.dataset(dataset_id)).name}
         body |= {"without": list(without)} | ({"without_parts": [part.model_dump() for part in parts]} if parts else {})
         return await self._transport.call("POST", "/v1/datasets", DatasetPublic, json=body, is_repeatable=True)

@@ -171,7 +171,7 @@ async def create_dataset(request: DatasetCreate, response: Response, context: Co
 
     Repeating it gives the same dataset. A large one is `ingesting` at first. With `sha256` nothing needs to be sent;
     404 means that the server does not have these bytes yet. With `dataset_id` it has the recordings of that dataset but
-    those in `without`, and leaves out parts of others, `without_parts`, in training; the files are shared. With `url` or
+    those in `without`, and leaves out parts of others (`without_parts`) in training; files are shared. With `url` or
     `urls` the server downloads it: `fetch` has the progress, deleting the dataset cancels it, and what goes wrong makes
     it `invalid` with a reason.
     """
