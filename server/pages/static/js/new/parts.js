@@ -13,6 +13,9 @@ const FIRST_SECONDS = 1;
 const round = (seconds) => Math.round(seconds * 100) / 100;
 const list = byId("parts-list");
 const button = byId("parts-mark");
+/** The waveform that is shown, of whichever report, and how often another was asked for. */
+let wave = null;
+let turn = 0;
 
 export class Parts {
   /** `onChange()` is called when parts are marked, changed or taken back. */
@@ -33,9 +36,9 @@ export class Parts {
   }
 
   hide() {
-    this.wave?.destroy();
-    this.wave = null;
-    this.open = null;
+    wave?.destroy();
+    wave = this.plugin = this.open = null;
+    turn += 1;
     this.stopAt = Infinity;
     for (const id of ["parts", "player-wave"]) byId(id).hidden = true;
   }
@@ -43,6 +46,7 @@ export class Parts {
   /** Show the recording at a place. `peaks`: of the overview; `isChangeable`: whether parts may be marked. */
   async show(place, file, url, peaks, isChangeable) {
     this.hide();
+    const mine = turn;
     const left = file.without_parts ?? [];
     Object.assign(this, { place, left, name: file.name, isChangeable });
     this.seconds = round(file.seconds + left.reduce((sum, part) => sum + part.to_seconds - part.from_seconds, 0));
@@ -51,18 +55,18 @@ export class Parts {
     const load = (path) => retryUnreachable(() => later(() => import(path)));
     const [{ default: WaveSurfer }, { default: Regions }] = await Promise.all(
       ["wavesurfer", "regions"].map((name) => load(`../../vendor/wavesurfer/${name}.esm.js`)));
-    if (this.place !== place || this.wave) return;
+    if (mine !== turn || this.audio.error) return;
     byId("player-wave").hidden = false;
     const style = getComputedStyle(document.documentElement);
     const plugin = Regions.create();
-    this.wave = WaveSurfer.create({
+    wave = WaveSurfer.create({
       container: byId("player-wave"), media: this.audio, height: 72, cspNonce: nonce, barWidth: 2, barGap: 1, barRadius: 2, plugins: [plugin],
       waveColor: style.getPropertyValue("--muted"), progressColor: style.getPropertyValue("--accent"), cursorColor: style.getPropertyValue("--ink"),
     });
-    const { wave } = this;
-    wave.on("ready", () => this.startDrawing(plugin));
-    wave.load(url, ...(this.seconds > LONG ? [[peaks], this.seconds] : [])).catch(() => { // the list does without
-      if (this.wave === wave) byId("player-wave").hidden = true;
+    const own = wave;
+    own.once("ready", () => this.startDrawing(plugin));
+    own.load(url, ...(this.seconds > LONG ? [[peaks], this.seconds] : [])).catch(() => { // the list does without
+      if (own === wave) byId("player-wave").hidden = true;
     });
   }
 
@@ -90,7 +94,7 @@ export class Parts {
 
   /** What is left out already, and what is marked. */
   draw() {
-    if (!this.wave || !this.plugin) return;
+    if (!this.plugin) return;
     this.isDrawing = true;
     this.plugin.clearRegions();
     this.regions.clear();

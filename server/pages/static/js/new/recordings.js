@@ -79,6 +79,7 @@ export class Recordings {
   /** The browser has no decoder for it, as for AIFF. */
   refuse() {
     audio.hidden = true;
+    byId("player-wave").hidden = true;
     byId("player-fault").hidden = false;
     byId("player-fault").replaceChildren(t("new.cannot_play"), " ",
       h("a", { href: addressOf(this.dataset, this.playing), download: true }, t("job.download")));
