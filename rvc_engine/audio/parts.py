@@ -1,4 +1,4 @@
-"""Parts of recordings that are left out, and the file in which a dataset's folder lists them. No torch.
+"""Parts of recordings that are left out, and the file in which a folder lists those of its recordings. No torch.
 
 Each line of the file has the start and the end of a part in seconds of its recording, and the recording's name, as
 Audacity exports labels: "83.5<TAB>86.25<TAB>anna/1.wav". Empty lines, and those that begin with "#", count for nothing.
@@ -64,7 +64,7 @@ def parse_parts(text: str, names: Iterable[str]) -> dict[str, tuple[Part, ...]]:
 
     Raises InvalidDataset with the number of a line that is not understood.
     """
-    known, found, number_of_parts = set(names), dict[str, list[Part]](), 0
+    known, found = set(names), dict[str, list[Part]]()
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         if not line.strip() or line.startswith("#"):
             continue
@@ -81,13 +81,31 @@ def parse_parts(text: str, names: Iterable[str]) -> dict[str, tuple[Part, ...]]:
                 f"line {number} of {PARTS_FILE} names {name[:200]!r}, which is no recording of the dataset; write its "
                 "path in the folder, with / between folders"
             )
-        number_of_parts += 1
-        if number_of_parts > MAX_PARTS:
-            raise InvalidDataset(
-                f"{PARTS_FILE} has more than {MAX_PARTS} parts; leave out whole recordings, or cut them with an editor"
-            )
         found.setdefault(name, []).append(part)
     return {name: merged(parts) for name, parts in found.items()}
+
+
+def parse_all_parts(texts: Mapping[str, str], names: Sequence[str]) -> dict[str, tuple[Part, ...]]:
+    """The parts by the names of their recordings, of all such files of a dataset by their folders ("" is its own).
+
+    Names in a file are paths in its folder. Raises InvalidDataset.
+    """
+    found: dict[str, tuple[Part, ...]] = {}
+    for folder, text in texts.items():
+        start = f"{folder}/" if folder else ""
+        within_folder = [name.removeprefix(start) for name in names if name.startswith(start)]
+        for name, parts in parse_parts(text, within_folder).items():
+            found[start + name] = merged([*found.get(start + name, ()), *parts])
+    if sum(map(len, found.values())) > MAX_PARTS:
+        raise InvalidDataset(
+            f"{PARTS_FILE} has more than {MAX_PARTS} parts; leave out whole recordings, or cut them with an editor"
+        )
+    return found
+
+
+def is_parts_file(name: str) -> bool:
+    """Whether a path within a dataset, with "/" between its parts, is such a file."""
+    return name.rpartition("/")[2] == PARTS_FILE
 
 
 def parts_text(parts: Mapping[str, Parts]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from rvc_engine.audio.file_rules import ZIP, LeftOut, left_out, left_out_text
-from rvc_engine.audio.parts import MAX_PARTS_BYTES, PARTS_FILE, Part, merged, parse_parts
+from rvc_engine.audio.parts import MAX_PARTS_BYTES, Part, is_parts_file, merged, parse_all_parts
 from rvc_engine.environment.text_files import read_text
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.names.paths import readable_paths
@@ -92,20 +92,25 @@ def list_dataset(folder: Path) -> DatasetFiles:
 
 
 def _without_parts(folder: Path, files: DatasetFiles) -> DatasetFiles:
-    """The files with the parts that the folder's own file leaves out. Raises InvalidDataset."""
-    path = folder / PARTS_FILE
-    if not path.is_file():
-        return files
+    """The files with the parts that lists in their folders leave out. Raises InvalidDataset."""
+    listed = [each for each in files.left_out if is_parts_file(each.name)]
+    parts = parse_all_parts(
+        {each.name.rpartition("/")[0]: _parts_text(folder / each.name) for each in listed},
+        [recording.name for recording in files.recordings],
+    )
+    recordings = [replace(each, without=parts.get(each.name, ())) for each in files.recordings]
+    return replace(files, recordings=recordings, left_out=[each for each in files.left_out if each not in listed])
+
+
+def _parts_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_PARTS_BYTES:
             raise InvalidDataset(
                 f"{path} is larger than {MAX_PARTS_BYTES >> 20} MB; leave out whole recordings instead"
             )
-        parts = parse_parts(read_text(path), [recording.name for recording in files.recordings])
+        return read_text(path)
     except OSError as error:
         raise InvalidDataset(f"{path} cannot be read: {error.strerror}; correct or delete it") from error
-    recordings = [replace(each, without=parts.get(each.name, ())) for each in files.recordings]
-    return replace(files, recordings=recordings, left_out=[each for each in files.left_out if each.name != PARTS_FILE])
 
 
 def list_folder(folder: Path) -> DatasetFiles:

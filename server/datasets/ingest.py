@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from rvc_engine.audio.file_rules import ZIP, LeftOut, left_out, left_out_text
-from rvc_engine.audio.parts import MAX_PARTS_BYTES, PARTS_FILE, Parts, merged, parse_parts
+from rvc_engine.audio.parts import MAX_PARTS_BYTES, PARTS_FILE, Parts, merged, parse_all_parts
 from rvc_engine.audio.recordings import MANIFEST, list_dataset
 from rvc_engine.environment.text_files import decoded
 from rvc_engine.errors import InvalidDataset
@@ -259,15 +259,16 @@ def _unpack(members: list[Member], folder: Path, check: Callable[[], None]) -> l
 
 
 def _parts_in(content: ZipContent, stored: list[tuple[str, str]]) -> dict[str, Parts]:
-    """The parts that a zip's own file leaves out, by the path of their recording. Raises UploadRefused."""
-    if content.parts_file is None:
-        return {}
-    if content.parts_file.info.file_size > MAX_PARTS_BYTES:
+    """The parts that lists in a zip leave out, by the path of their recording. Raises UploadRefused."""
+    if sum(member.info.file_size for member in content.parts_files) > MAX_PARTS_BYTES:
         raise UploadRefused(f"{PARTS_FILE} in the zip is larger than {MAX_PARTS_BYTES >> 20} MB")
-    text = io.BytesIO()
-    content.parts_file.unpack(text)
+    texts: dict[str, str] = {}
+    for member in content.parts_files:
+        text = io.BytesIO()
+        member.unpack(text)
+        texts[member.name.rpartition("/")[0]] = decoded(text.getvalue())
     try:
-        by_name = parse_parts(decoded(text.getvalue()), [name for _, name in stored])
+        by_name = parse_all_parts(texts, [name for _, name in stored])
     except InvalidDataset as error:
         raise UploadRefused(f"{error}; correct or delete it in the zip") from error
     return {path: by_name[name] for path, name in stored if name in by_name}
