@@ -49,7 +49,7 @@ def total_seconds(parts: Parts) -> float:
 
 
 def stretches(start: int, end: int, parts: Parts, sample_rate: int) -> Iterator[tuple[int, int]]:
-    """What is left of the samples from `start` to `end`, (start, end), without parts that do not overlap."""
+    """The samples from `start` to `end` without the parts, which do not overlap: (start, end) of each stretch."""
     for part in parts:
         first = min(end, math.floor(part.start * sample_rate))
         if start < first:

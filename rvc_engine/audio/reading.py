@@ -21,7 +21,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from rvc_engine.audio.mixing import HOP_SECONDS, Mix, Survey, layout_mix
 from rvc_engine.audio.parts import Parts
 from rvc_engine.audio.resampling import Resampler
+from rvc_engine.audio.silence import silenced
 
 BLOCK_SAMPLES = 2**18
 """Largest block, in samples over all channels: 1 MB of float32."""
@@ -136,26 +137,14 @@ class AudioStream:
         """All audio at its own rate and channels. Raises UnreadableAudio if there is none or over MAX_SECONDS of it."""
         for block in self._decoder.blocks():
             _check_format(block.sample_rate, block.samples.shape[1])
-            samples = self._finite(self._silenced(block))
+            kept = silenced(block.samples, self.seconds, block.sample_rate, self._without)
+            samples = self._finite(replace(block, samples=kept))
             self.seconds += len(samples) / block.sample_rate
             if self.seconds > MAX_SECONDS:
                 raise UnreadableAudio(f"it is longer than {MAX_SECONDS // 3600} hours; split it into shorter files")
             self.survey.add(samples, block.sample_rate)
             yield Block(samples, block.sample_rate)
         self._note_damage(self._decoder.damage)
-
-    def _silenced(self, block: Block) -> Block:
-        """The block with silence in the parts that are left out."""
-        starts_at, rate = self.seconds, block.sample_rate
-        ends_at = starts_at + len(block.samples) / rate
-        parts = [part for part in self._without if part.start < ends_at and part.end > starts_at]
-        if not parts:
-            return block
-        samples = block.samples.copy()
-        for part in parts:
-            first, last = (round((seconds - starts_at) * rate) for seconds in part)
-            samples[max(first, 0) : max(last, 0)] = 0
-        return Block(samples, rate)
 
     def _finite(self, block: Block) -> NDArray[np.float32]:
         """Replace damaged samples by zeros. One NaN would spread through every filter."""

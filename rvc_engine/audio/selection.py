@@ -159,14 +159,14 @@ def _pieces(
         reason: DropReason | None = None
         if peak > MAX_PEAK:
             reason = "too_loud"
-        elif peak < INAUDIBLE_PEAK or (without and not _is_heard(rms, start, end, levels.hop_length)):
+        elif peak < INAUDIBLE_PEAK or (without and not _has_sound(rms, start, end, levels.hop_length)):
             reason = "silent"
         elif end - start < LONGEST_SEGMENT_SECONDS * sample_rate:
             reason = "too_short"
         yield Piece(start, end, reason)
 
 
-def _is_heard(rms: NDArray[np.float64], start: int, end: int, hop: int) -> bool:
+def _has_sound(rms: NDArray[np.float64], start: int, end: int, hop: int) -> bool:
     """Whether a piece is louder than silence anywhere; between parts that are left out there may be a mere pause."""
     return bool((rms[start // hop : end // hop + 1] >= THRESHOLD).any())
 

@@ -70,7 +70,7 @@ class Dataset(Table, table=True):
     derived_from: str | None = None
     """Id of the dataset that it is made of, by leaving recordings out."""
     without: list[str | list[float]] | None = Field(default=None, sa_column=nullable_json())
-    """What it leaves out of that dataset: names of recordings, and parts as [number of the recording, start, end]."""
+    """Names of the recordings that it leaves out of that dataset; parts of others as [number, start, end]."""
     zip_names: str = Field(default=AUTO, sa_column_kwargs={"server_default": AUTO})
     """Code page in which names of zips are read; `auto`: chosen by the names."""
     size: int = Field(sa_type=sa.BigInteger)

@@ -5,11 +5,12 @@ No file is extracted under its own name: members become `000001.wav` and so on, 
 in the report. Links are never followed. What zips are rejected: `zips.py`.
 """
 
+import hashlib
 import io
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -17,13 +18,12 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from rvc_engine.audio.file_rules import ZIP, LeftOut, left_out, left_out_text
-from rvc_engine.audio.parts import MAX_PARTS_BYTES, PARTS_FILE, Parts, merged, parse_all_parts
+from rvc_engine.audio.parts import MAX_PARTS_BYTES, PARTS_FILE, Part, Parts, merged, parse_all_parts
 from rvc_engine.audio.recordings import MANIFEST, list_dataset
 from rvc_engine.environment.text_files import decoded
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.names.code_pages import AUTO
 from rvc_engine.workspace.atomic_files import write_atomically
-from server.datasets.derived import Omission
 from server.datasets.zips import Member, UnpackLimits, ZipContent, ZipReader
 from server.errors import UploadRefused, UploadTooLarge
 from server.storage.local import link_or_copy
@@ -62,6 +62,36 @@ class FetchedFile(BaseModel):
 
 
 _FETCHED_LIST = TypeAdapter(list[FetchedFile])
+
+
+@dataclass(frozen=True)
+class Omission:
+    """Recordings, and parts of others, that a derived dataset leaves out of the one that it is made from."""
+
+    names: frozenset[str] = frozenset()
+    """Names of recordings."""
+    parts: Mapping[int, tuple[Part, ...]] = field(default_factory=dict)
+    """Parts of others, by the recording's number from 1."""
+
+    @classmethod
+    def from_json(cls, stored: Iterable[str | list[float]]) -> "Omission":
+        """Read the column of a dataset: names, and [number, start, end] for each part."""
+        names, parts = set[str](), dict[int, list[Part]]()
+        for each in stored:
+            if isinstance(each, str):
+                names.add(each)
+            else:
+                parts.setdefault(int(each[0]), []).append(Part(each[1], each[2]))
+        return cls(frozenset(names), {number: merged(found) for number, found in parts.items()})
+
+    def to_json(self) -> list[str | list[float]]:
+        """The same in a form that does not depend on the order of a request."""
+        parts = [[number, *part] for number, found in sorted(self.parts.items()) for part in found]
+        return [*sorted(self.names), *parts]
+
+    def sha256(self, of_origin: str) -> str:
+        """The digest that stands for the hash of the bytes of a derived dataset."""
+        return hashlib.sha256(json.dumps([of_origin, self.to_json()]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

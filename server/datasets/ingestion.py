@@ -20,8 +20,7 @@ from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Upload, UploadState, change_upload
 from server.datasets.admission import Admissions, Source, find_twin, full_disk_as_no_space
-from server.datasets.derived import Omission
-from server.datasets.ingest import IngestResult, derive, ingest, ingest_fetched
+from server.datasets.ingest import IngestResult, Omission, derive, ingest, ingest_fetched
 from server.datasets.service import DatasetService
 from server.datasets.turns import OwnerTurns
 from server.errors import NoSpace, NotFound, Refused, UploadRefused
