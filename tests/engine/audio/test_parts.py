@@ -124,7 +124,7 @@ def test_nothing_but_silence_may_remain_of_one_recording_but_not_of_all(
         ("nan 2 a.wav", "is not a part"),
         ("0 inf a.wav", "is not a part"),
         ("0 1 b.wav", "names 'b.wav', which is no recording of the dataset"),
-        ("0 1 a.wav\n" * (MAX_PARTS + 1), f"more than {MAX_PARTS} parts"),
+        ("".join(f"{n} {n}.5 a.wav\n" for n in range(MAX_PARTS + 1)), f"more than {MAX_PARTS} parts"),
     ],
 )
 def test_a_list_of_parts_with_a_fault_is_refused_with_its_line(
