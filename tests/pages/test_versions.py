@@ -127,9 +127,9 @@ def test_a_link_is_shown_once_plays_and_downloads_without_a_token_and_ends_when_
     expect(guest.locator("#notice")).to_contain_text("whisper-tiny")
     expect(guest.locator("#quality > div")).to_have_text(
         [
-            "Sounds like the speakerclose to the speaker's own recordings 0.810 · without the voice 0.550 · the "
-            "speaker's own 0.880",
-            "Sounds clean and natural 3.10",
+            "Sounds like the speakerclose to the speaker's own recordings 0.81 · without the voice 0.55 · the "
+            "speaker's own 0.88",
+            "Sounds clean and natural 3.1",
         ]
     )
     guest.evaluate("() => document.querySelectorAll('#clips audio')[1].play()")

@@ -44,7 +44,7 @@ export class Parts {
   }
 
   /** Show the recording at a place. `peaks`: of the overview; `isChangeable`: whether parts may be marked. */
-  async show(place, file, url, peaks, isChangeable) {
+  async show(place, file, peaks, isChangeable) {
     this.hide();
     const mine = turn;
     const left = file.without_parts ?? [];
@@ -59,13 +59,13 @@ export class Parts {
     byId("player-wave").hidden = false;
     const style = getComputedStyle(document.documentElement);
     const plugin = Regions.create();
-    wave = WaveSurfer.create({
-      container: byId("player-wave"), media: this.audio, height: 72, cspNonce: nonce, barWidth: 2, barGap: 1, barRadius: 2, plugins: [plugin],
+    wave = WaveSurfer.create({ // of what the player has loaded
+      container: byId("player-wave"), media: this.audio, ...(this.seconds > LONG ? { peaks: [peaks], duration: this.seconds } : {}), height: 72, cspNonce: nonce, barWidth: 2, barGap: 1, barRadius: 2, plugins: [plugin],
       waveColor: style.getPropertyValue("--muted"), progressColor: style.getPropertyValue("--accent"), cursorColor: style.getPropertyValue("--ink"),
     });
     const own = wave;
     own.once("ready", () => this.startDrawing(plugin));
-    own.load(url, ...(this.seconds > LONG ? [[peaks], this.seconds] : [])).catch(() => { // the list does without
+    own.on("error", () => { // the list does without
       if (own === wave) byId("player-wave").hidden = true;
     });
   }

@@ -48,10 +48,10 @@ export class Recordings {
     byId("player-fault").hidden = true;
     byId("player-name").textContent = this.files[place].name;
     audio.hidden = false;
-    audio.src = new URL(at(addressOf(this.dataset, place)), location);
+    audio.src = at(addressOf(this.dataset, place));
     audio.onloadedmetadata = () => { audio.currentTime = (share ?? 0) * audio.duration; };
     audio.play().catch(() => {}); // what can't be played is told by `onerror`
-    attempt(() => this.parts.show(place, this.files[place], audio.src, this.peaksOf(place), this.onDerived !== null));
+    attempt(() => this.parts.show(place, this.files[place], this.peaksOf(place), this.onDerived !== null));
   }
 
   /** Places of the recordings that the overview shows. */
