@@ -41,6 +41,7 @@ export class Parts {
     turn += 1;
     this.stopAt = Infinity;
     for (const id of ["parts", "player-wave"]) byId(id).hidden = true;
+    delete byId("player-wave").dataset.state;
   }
 
   /** Show the recording at a place. `peaks`: of the overview; `isChangeable`: whether parts may be marked. */
@@ -72,6 +73,7 @@ export class Parts {
 
   startDrawing(plugin) {
     this.plugin = plugin;
+    byId("player-wave").dataset.state = "ready";
     this.draw();
     if (!this.isChangeable) return;
     plugin.enableDragSelection({ color: this.color("--bad") });
