@@ -167,9 +167,9 @@ export class Parts {
         type: "number", min: 0, max: this.seconds, step: "any", inputmode: "decimal", value: part[key], required: true,
         onchange: ({ target }) => this.change(part, { [key]: round(Number(target.value)) }),
       }));
-      return h("li", { role: "group", "aria-label": t("new.parts.part", { n: number(n + 1), name: this.name }) }, field("from"), field("to"),
+      return h("li", {}, h("div", { role: "group", "aria-label": t("new.parts.part", { n: number(n + 1), name: this.name }) }, field("from"), field("to"),
         h("button", { type: "button", onclick: () => this.play(part) }, t("new.parts.play")),
-        h("button", { type: "button", onclick: () => this.takeBack(part) }, t("new.parts.take_back")));
+        h("button", { type: "button", onclick: () => this.takeBack(part) }, t("new.parts.take_back"))));
     }));
   }
 }
