@@ -137,6 +137,7 @@ export class Recordings {
     const place = byId("leave-out");
     place.dataset.marked = this.chosen.size + parts.length;
     place.hidden = this.chosen.size + parts.length === 0;
+    byId(parts.length ? "player" : "files").append(place); // in sight of what is marked
     const isAll = this.files.every((file) => this.chosen.has(file.name));
     const labels = [this.chosen.size && count("new.leave_out", this.chosen.size), parts.length && count("new.leave_out.parts", parts.length)].filter(Boolean);
     place.replaceChildren(h("button", { type: "button", class: "primary", disabled: isAll,
