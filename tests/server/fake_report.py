@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 folder, output = Path(sys.argv[1]), Path(sys.argv[3])
 rows = json.loads((folder / "recordings.json").read_text())["files"]
@@ -23,7 +24,7 @@ if b"ENVIRONMENT" in content:
 is_usable = b"BAD" not in content
 
 
-def file_report(row: dict) -> dict:
+def file_report(row: dict[str, Any]) -> dict[str, Any]:
     """A recording of a minute, without the parts that are left out; unreadable if its bytes say so."""
     if b"UNREADABLE" in (folder / row["path"]).read_bytes():
         return {"name": row["name"], "error": "damaged"}
