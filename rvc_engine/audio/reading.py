@@ -11,6 +11,9 @@ decoders, so no playlist that names other files, no network access and no video 
         stream.survey.mix()              how the whole of it must be mixed to mono
 
     read_twice_if_needed(path, read)     calls `read(stream)`, a second time where the first was not with that mix
+
+Parts of a recording that are left out are read as silence: they then count for nothing, neither for the mix and the
+level of the rest nor for what is measured of it, and no filter carries them into the rest.
 """
 
 import contextlib
@@ -18,7 +21,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +34,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from rvc_engine.audio.mixing import HOP_SECONDS, Mix, Survey, layout_mix
+from rvc_engine.audio.parts import Parts
 from rvc_engine.audio.resampling import Resampler
+from rvc_engine.audio.silence import silenced
 
 BLOCK_SAMPLES = 2**18
 """Largest block, in samples over all channels: 1 MB of float32."""
@@ -104,8 +109,8 @@ class _Decoder(Protocol):
 class AudioStream:
     """An open recording, read once from start to end."""
 
-    def __init__(self, decoder: _Decoder, mix: Mix | None = None) -> None:
-        """`mix`: the way to mono; by default that which the header implies."""
+    def __init__(self, decoder: _Decoder, mix: Mix | None = None, without: Parts = ()) -> None:
+        """`mix`: the way to mono; by default that which the header implies. `without`: parts read as silence."""
         self.info = decoder.info
         self.notes: list[str] = []
         """Damage that was found; complete, like all below, once all blocks are read."""
@@ -118,6 +123,7 @@ class AudioStream:
         """Time in which a sample is damaged (NaN, infinite, over LOUDEST) and read as zero."""
         self._zeroed_hops: list[NDArray[np.int64]] = []
         self._decoder = decoder
+        self._without = without
 
     def __enter__(self) -> Self:
         return self
@@ -131,7 +137,8 @@ class AudioStream:
         """All audio at its own rate and channels. Raises UnreadableAudio if there is none or over MAX_SECONDS of it."""
         for block in self._decoder.blocks():
             _check_format(block.sample_rate, block.samples.shape[1])
-            samples = self._finite(block)
+            kept = silenced(block.samples, self.seconds, block.sample_rate, self._without)
+            samples = self._finite(replace(block, samples=kept))
             self.seconds += len(samples) / block.sample_rate
             if self.seconds > MAX_SECONDS:
                 raise UnreadableAudio(f"it is longer than {MAX_SECONDS // 3600} hours; split it into shorter files")
@@ -179,8 +186,8 @@ class AudioStream:
         yield from resampler.finish()
 
 
-def open_audio(path: Path, mix: Mix | None = None) -> AudioStream:
-    """Open a recording; a context manager. `mix`: how it becomes mono. Raises UnreadableAudio."""
+def open_audio(path: Path, mix: Mix | None = None, without: Parts = ()) -> AudioStream:
+    """Open a recording; a context manager. `mix`, `without`: as for AudioStream. Raises UnreadableAudio."""
     try:
         # Opened by descriptor, so that neither library takes the suffix of the name for a hint.
         # Unbuffered, because libsndfile reads from the descriptor itself.
@@ -193,24 +200,24 @@ def open_audio(path: Path, mix: Mix | None = None) -> AudioStream:
     except BaseException:
         file.close()
         raise
-    return AudioStream(decoder, mix)
+    return AudioStream(decoder, mix, without)
 
 
 _Result = TypeVar("_Result")
 
 
-def read_twice_if_needed(path: Path, read: Callable[[AudioStream], _Result]) -> _Result:
+def read_twice_if_needed(path: Path, read: Callable[[AudioStream], _Result], without: Parts = ()) -> _Result:
     """Call `read` with a recording, which it reads to the end; the result is that of the right mix.
 
     Only the whole recording shows its scale, and whether its channels are of opposite phase. So `read` is called a
     second time for the few that must not be mixed as their header implies. Raises UnreadableAudio.
     """
-    with open_audio(path) as stream:
+    with open_audio(path, without=without) as stream:
         result = read(stream)
     mix = stream.survey.mix()
     if mix == stream.mix:
         return result
-    with open_audio(path, mix) as stream:
+    with open_audio(path, mix, without) as stream:
         return read(stream)
 
 

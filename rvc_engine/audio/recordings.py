@@ -1,20 +1,23 @@
 """The recordings of a dataset folder, with the names that their owner gave them, and the files left out. No torch.
 
 A folder of audio files is a dataset. The server stores uploads under generated names, so that no path is built from
-untrusted input, and writes `recordings.json` beside them: {"files": [{"path": "000001.wav", "name": "..."}],
-"left_out": [{"name": "...", "reason": "...", "code": "..."}]}.
+untrusted input, and writes `recordings.json` beside them: {"files": [{"path": "000001.wav", "name": "...",
+"without": [[1.5, 4.0]]}], "left_out": [{"name": "...", "reason": "...", "code": "..."}]}. In `without` are the parts of
+a recording that are left out; for folders without such a file they are in `left_out_parts.txt` (`parts`).
 """
 
 import errno
 import os
 import stat
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from rvc_engine.audio.file_rules import ZIP, LeftOut, left_out, left_out_text
+from rvc_engine.audio.parts import MAX_PARTS_BYTES, Part, is_parts_file, merged, parse_all_parts
+from rvc_engine.environment.text_files import read_text
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.names.paths import readable_paths
 
@@ -28,6 +31,8 @@ class Recording:
     path: Path
     name: str
     """The owner's name for it: for messages, never for paths."""
+    without: tuple[Part, ...] = ()
+    """Parts that are left out, in order, none overlapping another."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class DatasetFiles:
 class _ManifestRow(BaseModel):
     path: str
     name: str
+    without: list[Part] = []
 
 
 class _LeftOutRow(BaseModel):
@@ -75,7 +81,7 @@ def list_dataset(folder: Path) -> DatasetFiles:
     if not folder.is_dir():
         raise InvalidDataset(f"there is no dataset folder {folder}; give the folder that holds the recordings")
     manifest = folder / MANIFEST
-    files = _from_manifest(manifest) if manifest.is_file() else list_folder(folder)
+    files = _from_manifest(manifest) if manifest.is_file() else _without_parts(folder, list_folder(folder))
     if not files.recordings:
         others = f". Left out: {left_out_text(files.left_out, None)}" if files.left_out else ""
         raise InvalidDataset(
@@ -83,6 +89,28 @@ def list_dataset(folder: Path) -> DatasetFiles:
             f"it{others}"
         )
     return files
+
+
+def _without_parts(folder: Path, files: DatasetFiles) -> DatasetFiles:
+    """The files with the parts that lists in their folders leave out. Raises InvalidDataset."""
+    listed = [each for each in files.left_out if is_parts_file(each.name)]
+    parts = parse_all_parts(
+        {each.name.rpartition("/")[0]: _parts_text(folder / each.name) for each in listed},
+        [recording.name for recording in files.recordings],
+    )
+    recordings = [replace(each, without=parts.get(each.name, ())) for each in files.recordings]
+    return replace(files, recordings=recordings, left_out=[each for each in files.left_out if each not in listed])
+
+
+def _parts_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_PARTS_BYTES:
+            raise InvalidDataset(
+                f"{path} is larger than {MAX_PARTS_BYTES >> 20} MB; leave out whole recordings instead"
+            )
+        return read_text(path)
+    except OSError as error:
+        raise InvalidDataset(f"{path} cannot be read: {error.strerror}; correct or delete it") from error
 
 
 def list_folder(folder: Path) -> DatasetFiles:
@@ -186,7 +214,10 @@ def _from_manifest(manifest: Path) -> DatasetFiles:
         raise InvalidDataset(
             f"{manifest} is not a list of recordings in the server's format; delete or correct it"
         ) from error
-    recordings = [Recording(_inside(manifest.parent, row.path), _printable(row.name)) for row in content.files]
+    recordings = [
+        Recording(_inside(manifest.parent, row.path), _printable(row.name), merged(row.without))
+        for row in content.files
+    ]
     return DatasetFiles(recordings, [LeftOut(_printable(row.name), row.reason, row.code) for row in content.left_out])
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rvc_engine.audio.mixing import MAX_PEAK
-from rvc_engine.audio.silence import Levels, loud_spans
+from rvc_engine.audio.parts import Parts, stretches
+from rvc_engine.audio.silence import THRESHOLD, Levels, loud_spans
 from rvc_engine.listing import shorten
 
 PIECE_SECONDS = 3.7
@@ -30,18 +31,20 @@ MAX_REASONS = 10
 SHOWN_SECONDS = 0.05
 """Less time than this is 0.0 s in a message."""
 
-DropReason = Literal["silent", "too_short", "too_loud", "not_a_number", "unreadable"]
+DropReason = Literal["silent", "too_short", "too_loud", "not_a_number", "unreadable", "left_out"]
 """silent: between the pieces, or a piece of zeros; too_short: in pieces shorter than LONGEST_SEGMENT_SECONDS, which are
 written but too short to train on; too_loud: in pieces far louder than the rest of the recording; not_a_number: dropped,
-and damaged samples (NaN, infinite); unreadable: in the header's length, but not decoded."""
+and damaged samples (NaN, infinite); unreadable: in the header's length, but not decoded; left_out: in parts that the
+user leaves out."""
 REASON_TEXTS: Mapping[DropReason, str] = {
     "silent": "silent",
     "too_short": "too short",
     "too_loud": "too loud",
     "not_a_number": "not a number",
     "unreadable": "unreadable",
+    "left_out": "left out",
 }
-_REASONS: tuple[DropReason, ...] = ("silent", "too_short", "too_loud", "not_a_number", "unreadable")
+_REASONS: tuple[DropReason, ...] = ("silent", "too_short", "too_loud", "not_a_number", "unreadable", "left_out")
 _KEPT = len(_REASONS)
 """Number of the time that is kept, after those of the reasons."""
 
@@ -86,6 +89,8 @@ class Selection:
             return "all of it is silent or far above the level of the rest"
         if "not_a_number" in self.dropped:
             return "its samples are not numbers; export it again"
+        if "left_out" in self.dropped:
+            return "nothing but silence remains of it without the parts that are left out"
         return "nothing in it is louder than -42 dB; raise its level if it contains speech"
 
 
@@ -110,16 +115,18 @@ def select(
     damaged: NDArray[np.int64] | None = None,
     unreadable_seconds: float = 0.0,
     cutting: Cutting = AT_PAUSES,
+    without: Parts = (),
 ) -> Selection:
     """Apply the rule to the levels of a whole recording.
 
-    `damaged`: numbers of the hops of 15 ms in which samples were damaged and are read as zeros.
+    `damaged`: numbers of the hops of 15 ms in which samples were damaged and are read as zeros. `without`: parts
+    that are left out and were read as silence; no piece reaches into one.
     """
     rms, hop = levels.rms(), levels.hop_length
     lengths = np.full(-(-levels.num_samples // hop), hop)
     if len(lengths):
         lengths[-1] = levels.num_samples - hop * (len(lengths) - 1)
-    chosen = tuple(_pieces(levels, rms, sample_rate, cutting)) if levels.sound_seconds() else ()
+    chosen = tuple(_pieces(levels, rms, sample_rate, cutting, without)) if levels.sound_seconds() else ()
     fates = np.zeros(len(lengths), np.int64)  # silent
     for piece in sorted(chosen, key=lambda piece: piece.reason is None):  # where pieces overlap, the kept one counts
         hops = slice(round(piece.start / hop), max(round(piece.end / hop), round(piece.start / hop) + 1))
@@ -128,6 +135,9 @@ def select(
         is_damaged = np.zeros(len(fates), bool)
         is_damaged[damaged[damaged < len(fates)]] = True
         fates[is_damaged & (fates != _KEPT)] = _REASONS.index("not_a_number")
+    for part in without:
+        hops = slice(round(part.start * sample_rate / hop), round(part.end * sample_rate / hop))
+        fates[hops] = _REASONS.index("left_out")
     seconds = np.bincount(fates, weights=lengths, minlength=_KEPT + 1) / sample_rate
     dropped = dict(zip(_REASONS, seconds[:_KEPT].tolist(), strict=True))
     dropped["unreadable"] = unreadable_seconds
@@ -141,29 +151,44 @@ def select(
     )
 
 
-def _pieces(levels: Levels, rms: NDArray[np.float64], sample_rate: int, cutting: Cutting) -> Iterator[Piece]:
-    for start, end in _cuts(levels, rms, sample_rate, cutting):
+def _pieces(
+    levels: Levels, rms: NDArray[np.float64], sample_rate: int, cutting: Cutting, without: Parts
+) -> Iterator[Piece]:
+    for start, end in _cuts(levels, rms, sample_rate, cutting, without):
         peak = levels.peak(start, end)
         reason: DropReason | None = None
         if peak > MAX_PEAK:
             reason = "too_loud"
-        elif peak < INAUDIBLE_PEAK:
+        elif peak < INAUDIBLE_PEAK or (without and not _has_sound(rms, start, end, levels.hop_length)):
             reason = "silent"
         elif end - start < LONGEST_SEGMENT_SECONDS * sample_rate:
             reason = "too_short"
         yield Piece(start, end, reason)
 
 
-def _cuts(levels: Levels, rms: NDArray[np.float64], sample_rate: int, cutting: Cutting) -> Iterator[tuple[int, int]]:
+def _has_sound(rms: NDArray[np.float64], start: int, end: int, hop: int) -> bool:
+    """Whether a piece is louder than silence anywhere; between parts that are left out there may be a mere pause."""
+    return bool((rms[start // hop : end // hop + 1] >= THRESHOLD).any())
+
+
+def _cuts(
+    levels: Levels, rms: NDArray[np.float64], sample_rate: int, cutting: Cutting, without: Parts
+) -> Iterator[tuple[int, int]]:
     """Start and end of each piece, in samples."""
-    if cutting.way == "none":
-        yield 0, levels.num_samples
-    elif cutting.way == "fixed":
-        length = round(cutting.seconds * sample_rate)
-        yield from _fixed_pieces(levels.num_samples, length, length - round(cutting.overlap_seconds * sample_rate))
+    if cutting.way == "auto":
+        spans = loud_spans(rms, levels.num_samples, levels.hop_length)
     else:
-        for span in loud_spans(rms, levels.num_samples, levels.hop_length):
-            yield from pieces(*span, sample_rate)
+        spans = iter([(0, levels.num_samples)])
+    for span in spans:
+        for start, end in stretches(*span, without, sample_rate):
+            if cutting.way == "none":
+                yield start, end
+            elif cutting.way == "fixed":
+                length = round(cutting.seconds * sample_rate)
+                step = length - round(cutting.overlap_seconds * sample_rate)
+                yield from ((start + first, start + last) for first, last in _fixed_pieces(end - start, length, step))
+            else:
+                yield from pieces(start, end, sample_rate)
 
 
 def _fixed_pieces(num_samples: int, length: int, step: int) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Silence detection: the level of a recording per 15 ms, and the spans of sound between silences. No torch.
+"""Silence: the level of a recording per 15 ms, the spans of sound between silences, parts made silent. No torch.
 
 The rule is the reference's (FORMATS: "Slices"; explained in the recipe of the golden numbers), so that the same
 recording gives the same slices. Lengths below are in frames of 15 ms.
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rvc_engine.audio.parts import Parts
 
 THRESHOLD = 10 ** (-42 / 20)
 """Root mean square below which a frame is silent: -42 dB of full scale."""
@@ -67,6 +69,18 @@ class Levels:
         peak = float(whole[start // self.hop_length : -(-end // self.hop_length)].max(initial=0.0))
         is_at_end = end > len(whole) * self.hop_length
         return max(peak, float(np.abs(self._rest).max(initial=0.0))) if is_at_end else peak
+
+
+def silenced(samples: NDArray[np.float32], start_seconds: float, sample_rate: int, parts: Parts) -> NDArray[np.float32]:
+    """The samples with zeros in the parts, (num_samples, channels), which begin at `start_seconds` of a recording."""
+    end_seconds = start_seconds + len(samples) / sample_rate
+    inside = [part for part in parts if part.start < end_seconds and part.end > start_seconds]
+    if inside:
+        samples = samples.copy()
+    for part in inside:
+        first, last = (max(0, round((seconds - start_seconds) * sample_rate)) for seconds in part)
+        samples[first:last] = 0
+    return samples
 
 
 def loud_spans(rms: NDArray[np.float64], num_samples: int, hop_length: int) -> Iterator[tuple[int, int]]:

@@ -141,10 +141,10 @@ def run(dataset: Path, workspace: Workspace, config: TrainingConfig, report: Sta
 
 
 def _report_total(summary: SlicingSummary, report: StageReport) -> None:
-    """One line about the time that is dropped; a warning where it is not merely silence."""
+    """One line about the time that is dropped; a warning where it is not merely silence, or left out by choice."""
     if text := dropped_text(summary.dropped_seconds):
         message = f"of all recordings {summary.kept_seconds:.1f} s are kept; dropped: {text}"
-        if summary.dropped_seconds.keys() - {"silent"}:
+        if summary.dropped_seconds.keys() - {"silent", "left_out"}:
             report.warn(message)
         else:
             report.log(message)
@@ -185,10 +185,11 @@ def _slice_recording(
             for block in high_pass(_with_progress(stream, sample_rate, progress), sample_rate):
                 levels.add(block)
                 spool.write(block.astype(np.float32).tobytes())
-            return select(levels, sample_rate, stream.zeroed_hops(), stream.unreadable_seconds, cutting), stream
+            damage = stream.zeroed_hops(), stream.unreadable_seconds
+            return select(levels, sample_rate, *damage, cutting, recording.without), stream
 
         try:
-            selection, stream = read_twice_if_needed(recording.path, read)
+            selection, stream = read_twice_if_needed(recording.path, read, recording.without)
         except UnreadableAudio as error:
             report.warn(f"{recording.name}: left out: {error}")
             return SlicedRecording(recording.name, (), str(error)), Judged(recording.name, Selection(), str(error))

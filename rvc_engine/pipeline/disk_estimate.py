@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from rvc_engine.audio.parts import total_seconds
 from rvc_engine.audio.reading import UnreadableAudio, probe
 from rvc_engine.audio.recordings import Recording, list_recordings
 from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS
@@ -161,7 +162,10 @@ def _estimate_seconds(recordings: list[Recording]) -> float:
     probed = recordings[::step]
     seconds = sum(_header_seconds(recording.path) for recording in probed)
     size = sum(size_on_disk(recording.path) for recording in probed)
-    return seconds * sum(size_on_disk(recording.path) for recording in recordings) / size if size else 0.0
+    if not size:
+        return 0.0
+    whole = seconds * sum(size_on_disk(recording.path) for recording in recordings) / size
+    return max(0.0, whole - sum(total_seconds(recording.without) for recording in recordings))
 
 
 def _header_seconds(path: Path) -> float:

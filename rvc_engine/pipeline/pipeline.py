@@ -354,9 +354,14 @@ def _features_identity(encoded: str, pitched: str | None, speaker_numbers: Seque
 
 
 def find_recordings(dataset: Path) -> Recordings:
-    """Number of the recordings, and the hash of their contents in their order; file names do not count."""
+    """Number of the recordings, and the hash of their contents in their order; file names do not count.
+
+    Parts that are left out count.
+    """
     digest, found = hashlib.sha256(), recordings.list_recordings(dataset)
     for recording in found:
         with recording.path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
+        if recording.without:
+            digest.update(repr([tuple(part) for part in recording.without]).encode())
     return Recordings(len(found), digest.hexdigest())

@@ -39,11 +39,20 @@ MAX_LISTED = 200
 
 
 @dataclass(frozen=True)
+class LeftOutPart:
+    """A part of a recording that is left out, in seconds from its start."""
+
+    from_seconds: float
+    to_seconds: float
+
+
+@dataclass(frozen=True)
 class FileReport:
     """Measurements of one file."""
 
     name: str
     seconds: float = 0.0
+    """Length, without the parts that are left out; all that is measured is of the rest."""
     sample_rate: int | None = None
     channels: int | None = None
     container: str | None = None
@@ -68,7 +77,7 @@ class FileReport:
     kept_seconds: float = 0.0
     """Time that training will use."""
     dropped_seconds: dict[str, float] = field(default_factory=dict)
-    """Time that it will not use, by reason: silent, too_short, too_loud, not_a_number, unreadable."""
+    """Time that it will not use, by reason: silent, too_short, too_loud, not_a_number, unreadable, left_out."""
     over_full_scale_db: float = 0.0
     """Level of the peak over full scale where the recording is scaled down for it."""
     is_inverted: bool = False
@@ -77,6 +86,8 @@ class FileReport:
     """Whether its channels, more than two, are mixed by their loudspeakers' weights."""
     remarks: list[str] = field(default_factory=list)
     """Clauses on how the recording is changed before anything else, such as scaled to full scale."""
+    without_parts: list[LeftOutPart] = field(default_factory=list)
+    """Parts that are left out by choice, in order."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +207,8 @@ def _too_short(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Findi
 
 
 def _dropped(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
-    """Time that is dropped for other reasons than silence and shortness."""
-    reasons = [reason for reason in REASON_TEXTS if reason not in {"silent", "too_short"}]
+    """Time that is dropped for other reasons than silence, shortness and the user's choice."""
+    reasons = [reason for reason in REASON_TEXTS if reason not in {"silent", "too_short", "left_out"}]
     dropped = [
         (file.name, {reason: file.dropped_seconds[reason] for reason in reasons if reason in file.dropped_seconds})
         for file in files

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rvc_engine.audio.file_rules import LeftOut
 from rvc_engine.audio.high_pass import SAMPLE_RATE as SLICING_RATE
 from rvc_engine.audio.high_pass import HighPass
+from rvc_engine.audio.parts import total_seconds, within
 from rvc_engine.audio.reading import AudioStream, Block, UnreadableAudio, read_twice_if_needed
 from rvc_engine.audio.recordings import Recording, list_dataset
 from rvc_engine.audio.resampling import Resampler
@@ -25,7 +26,7 @@ from rvc_engine.audio.silence import Levels
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.report import duplicates
 from rvc_engine.report.audio_quality import NUM_DECAYS, AudioQuality, AudioQualityMeter, reverberation_seconds
-from rvc_engine.report.issues import DatasetMetrics, FileReport, Finding, find_issues, finding_text
+from rvc_engine.report.issues import DatasetMetrics, FileReport, Finding, LeftOutPart, find_issues, finding_text
 from rvc_engine.report.speaker_clusters import cluster_speakers
 from rvc_engine.report.waveform_overview import Envelope, Overview, draw
 from rvc_engine.workspace.atomic_files import write_atomically
@@ -78,7 +79,7 @@ class DatasetReport:
     kept_seconds: float = 0.0
     """Time that training will use."""
     dropped_seconds: dict[str, float] = field(default_factory=dict)
-    """Time that it will not use, by reason: silent, too_short, too_loud, not_a_number, unreadable."""
+    """Time that it will not use, by reason: silent, too_short, too_loud, not_a_number, unreadable, left_out."""
     left_out: list[LeftOut] = field(default_factory=list)
     """Files that are no recordings by their names, or could not be reached."""
 
@@ -114,13 +115,13 @@ def make_report(dataset: Path) -> DatasetReport:
 
 def _analyze(recording: Recording) -> _FileAnalysis:
     try:
-        return read_twice_if_needed(recording.path, lambda stream: _measure(recording.name, stream))
+        return read_twice_if_needed(recording.path, lambda stream: _measure(recording, stream), recording.without)
     except UnreadableAudio as error:
         unread = Judged(recording.name, Selection(), str(error))
         return _FileAnalysis(FileReport(recording.name, error=str(error)), unread)
 
 
-def _measure(name: str, stream: AudioStream) -> _FileAnalysis:
+def _measure(recording: Recording, stream: AudioStream) -> _FileAnalysis:
     digest = hashlib.blake2b(digest_size=16)
     meter, clipping, envelope = AudioQualityMeter(), _Clipping(), Envelope()
     levels, resampler, high_pass = Levels(SLICING_RATE), Resampler(SLICING_RATE), HighPass()
@@ -140,17 +141,20 @@ def _measure(name: str, stream: AudioStream) -> _FileAnalysis:
     levels.add(high_pass.finish())
     digest.update(f"{stream.info.sample_rate} {stream.info.channels}".encode())
     quality = meter.result()
-    selection = select(levels, SLICING_RATE, stream.zeroed_hops(), stream.unreadable_seconds)
+    without = within(recording.without, stream.seconds)
+    damage = stream.zeroed_hops(), stream.unreadable_seconds
+    selection = select(levels, SLICING_RATE, *damage, without=recording.without)
+    seconds = max(0.0, stream.seconds - total_seconds(without))
     report = FileReport(
-        name=name,
-        seconds=stream.seconds,
+        name=recording.name,
+        seconds=seconds,
         sample_rate=stream.info.sample_rate,
         channels=stream.info.channels,
         container=stream.info.container,
         codec=stream.info.codec,
         peak=stream.survey.peak,
         clipped_share=clipping.share(stream.survey.peak, is_scaled=stream.survey.excess_db() > 0),
-        speech_seconds=min(levels.sound_seconds(), stream.seconds),
+        speech_seconds=min(levels.sound_seconds(), seconds),
         speech_db=_rounded(quality.speech_db),
         noise_db=_rounded(quality.noise_db),
         snr_db=_rounded(quality.snr_db),
@@ -162,8 +166,9 @@ def _measure(name: str, stream: AudioStream) -> _FileAnalysis:
         is_inverted=stream.mix.is_inverted,
         is_mixed_by_layout=stream.mix.is_by_layout,
         remarks=stream.survey.remarks(stream.mix),
+        without_parts=[LeftOutPart(*part) for part in without],
     )
-    return _FileAnalysis(report, Judged(name, selection), quality, digest.hexdigest(), envelope.result())
+    return _FileAnalysis(report, Judged(recording.name, selection), quality, digest.hexdigest(), envelope.result())
 
 
 class _Clipping:

@@ -29,7 +29,7 @@ from rvc_train.http.packing import UploadContents, dataset_name, packed
 from rvc_train.http.threads import entered_in_thread, in_thread
 from rvc_train.http.transport import parse
 from rvc_train.schemas.base import Page
-from rvc_train.schemas.datasets import ConsentCreate, DatasetPublic, DatasetReport
+from rvc_train.schemas.datasets import ConsentCreate, DatasetPublic, DatasetReport, RecordingPart
 from rvc_train.schemas.events import EventFeed, EventList, EventPublic, MetricSeries
 from rvc_train.schemas.jobs import JobCreate, JobPublic, RetryFrom
 from rvc_train.schemas.queue import EstimateRequest, JobEstimate, QueuePublic
@@ -140,13 +140,12 @@ class AsyncClient:
         """Report on a dataset's recordings."""
         return await self._transport.get(f"/v1/datasets/{dataset_id}/report", DatasetReport)
 
-    async def derive_dataset(self, dataset_id: str, without: Sequence[str], name: str | None = None) -> DatasetPublic:
-        """Make a dataset of another one's recordings but some, by their names in the report. Nothing is sent or copied.
-
-        `name`: of the new dataset; None: the other one's. Repeated calls return the same dataset.
-        """
-        name = name or (await self.dataset(dataset_id)).name
-        body = {"name": name, "dataset_id": dataset_id, "without": list(without)}
+    async def derive_dataset(
+        self, dataset_id: str, without: Sequence[str], name: str | None = None, parts: Sequence[RecordingPart] = ()
+    ) -> DatasetPublic:
+        """Make a dataset of another's recordings but some, by name, and but `parts`. Repeated calls return the same."""
+        body: dict[str, Any] = {"dataset_id": dataset_id, "name": name or (await self.dataset(dataset_id)).name}
+        body |= {"without": list(without)} | ({"without_parts": [part.model_dump() for part in parts]} if parts else {})
         return await self._transport.call("POST", "/v1/datasets", DatasetPublic, json=body, is_repeatable=True)
 
     async def delete_dataset(self, dataset_id: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rvc_engine.audio.file_rules import LINK_IN_ZIP, ZIP, LeftOut, left_out, left_out_text
+from rvc_engine.audio.parts import is_parts_file
 from rvc_engine.audio.recordings import DatasetFiles, Recording, list_folder
 from rvc_engine.names.paths import free_path, readable_paths
 from rvc_engine.names.voices import check_dataset_name, default_dataset_name
@@ -105,6 +106,9 @@ def _contents(paths: Sequence[Path]) -> UploadContents:
             label, found = _label(path, labels) if len(paths) > 1 else "", list_folder(path)
         contents.notes.extend(found.notes)
         others = [other for other in found.left_out if other.code != ZIP or other.name.endswith("/")]
+        lists = [other for other in others if path.is_dir() and is_parts_file(other.name)]
+        contents.members.extend((path / each.name, label + each.name) for each in lists)  # the server reads them
+        others = [other for other in others if other not in lists]
         for each in found.zips:
             inner = each.name[: -len(".zip")]
             others += [replace(other, name=f"{inner}/{other.name}") for other in _left_out_of_zip(each.path)]

@@ -6,9 +6,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from rvc_engine.audio.parts import MAX_PARTS
 from rvc_engine.card.provenance import Consent, Day, Line, Statement
 from rvc_engine.names.code_pages import AUTO, CODES, code_page
 from rvc_train.schemas.base import RequestModel, ResponseModel, SizedModel
+
+
+class LeftOutPart(ResponseModel):
+    """Part of a recording that is left out, in seconds from the recording's start."""
+
+    from_seconds: float
+    to_seconds: float
 
 
 class RecordingReport(ResponseModel):
@@ -16,6 +24,7 @@ class RecordingReport(ResponseModel):
 
     name: str
     seconds: float | None = None
+    """Length without the parts that are left out; all that is measured is of the rest."""
     sample_rate: int | None = None
     channels: int | None = None
     container: str | None = None
@@ -38,9 +47,12 @@ class RecordingReport(ResponseModel):
     kept_seconds: float | None = None
     """Time that training will use; like the following fields null or empty in reports of older versions."""
     dropped_seconds: dict[str, float] = {}
-    """Time that it will not use, by reason: `silent`, `too_short`, `too_loud`, `not_a_number`, `unreadable`."""
+    """Time that it will not use, by reason: `silent`, `too_short`, `too_loud`, `not_a_number`, `unreadable`,
+    `left_out`."""
     remarks: list[str] = []
     """Clauses on how the recording is changed before anything else, such as scaled to full scale."""
+    without_parts: list[LeftOutPart] = []
+    """Parts that are left out by choice, in order."""
 
 
 class LeftOutFile(ResponseModel):
@@ -133,6 +145,7 @@ def check_code(code: str) -> str:
 
 MAX_WITHOUT = 10_000
 MAX_URLS = 100
+MIN_PART_SECONDS = 0.01
 
 ZIP_NAMES = f"Code page of names in zips that are not in UTF-8: `{AUTO}`, or one of {', '.join(CODES)}."
 ZipNames = Annotated[str, Field(max_length=40, description=ZIP_NAMES), AfterValidator(check_code)]
@@ -156,6 +169,26 @@ class ConsentCreate(RequestModel):
 Url = Annotated[str, Field(min_length=1, max_length=4000)]
 
 
+_Seconds = Annotated[float, Field(ge=0, le=10**6, allow_inf_nan=False)]
+
+
+class RecordingPart(RequestModel):
+    """Part of a recording to leave out."""
+
+    recording: int = Field(ge=1, le=10**9)
+    """Number of the recording: its place in the report, from 1."""
+    from_seconds: _Seconds
+    """Start, in seconds from the recording's start."""
+    to_seconds: _Seconds
+    """End; beyond the recording's end it stands for that."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.to_seconds - self.from_seconds < MIN_PART_SECONDS:
+            raise ValueError(f"to_seconds must be at least {MIN_PART_SECONDS} s after from_seconds")
+        return self
+
+
 class DatasetCreate(RequestModel):
     """Request to make a dataset: from a complete upload, from addresses, or from what the server has already."""
 
@@ -171,9 +204,11 @@ class DatasetCreate(RequestModel):
     urls: list[Url] = Field(default=[], max_length=MAX_URLS)
     """Several of them, which make one dataset."""
     dataset_id: str | None = Field(default=None, max_length=64)
-    """Id of a dataset, of which the new one has all recordings but those in `without`."""
+    """Id of a dataset, of which the new one has all recordings but those in `without` and `without_parts`."""
     without: list[Annotated[str, Field(max_length=400)]] = Field(default=[], max_length=MAX_WITHOUT)
     """Names of the recordings to leave out, as in the report."""
+    without_parts: list[RecordingPart] = Field(default=[], max_length=MAX_PARTS)
+    """Parts of other recordings to leave out; they may overlap. What the dataset leaves out already stays so."""
     zip_names: ZipNames = AUTO
     """Not for a dataset made from another one, whose names are as they were read there."""
     consent: ConsentCreate | None = None
@@ -183,8 +218,10 @@ class DatasetCreate(RequestModel):
     def _check_source(self) -> Self:
         if [self.upload_id, self.sha256, self.dataset_id, self.url, self.urls or None].count(None) != 4:
             raise ValueError("give one of upload_id, sha256, dataset_id, url and urls")
-        if (self.dataset_id is None) == bool(self.without):
-            raise ValueError("give dataset_id with the names of the recordings to leave out in without")
+        if (self.dataset_id is None) == bool(self.without or self.without_parts):
+            raise ValueError(
+                "give dataset_id with the recordings to leave out in without, or parts of them in without_parts"
+            )
         return self
 
 
@@ -213,16 +250,16 @@ class DatasetPublic(SizedModel):
     """Progress while the server downloads it, before its recordings are unpacked; null for others, and afterwards."""
     sha256: str
     """Hash of the uploaded or downloaded bytes; of several downloads a digest of their hashes and names, of a derived
-    dataset one of its origin's and the names that are left out. It changes when a download is complete."""
+    dataset one of its origin's and of what is left out. It changes when a download is complete."""
     derived_from: str | None = None
-    """Id of the dataset of which it has all recordings but some, and which may have been deleted."""
+    """Id of the dataset of which it has all recordings but some, or parts of some, and which may have been deleted."""
     zip_names: str = AUTO
     """Code page in which names of zips that are not in UTF-8 are read; `auto`: chosen by the names."""
     num_files: int
     """0 while the recordings are being ingested."""
     num_usable: int | None
     seconds: float | None
-    """Total duration of the usable recordings; null until the report is ready."""
+    """Total duration of the usable recordings, without parts that are left out; null until the report is ready."""
     notes: list[str]
     """Files left out at admission, with reasons."""
     created_at: datetime

@@ -19,7 +19,7 @@ from rvc_train.http.files import Offered, Progress, free_paths
 from rvc_train.http.packing import UploadContents, dataset_name, packed
 from rvc_train.http.transport import parse
 from rvc_train.schemas.base import Page
-from rvc_train.schemas.datasets import ConsentCreate, DatasetPublic, DatasetReport
+from rvc_train.schemas.datasets import ConsentCreate, DatasetPublic, DatasetReport, RecordingPart
 from rvc_train.schemas.events import EventFeed, EventList, EventPublic, MetricSeries
 from rvc_train.schemas.jobs import JobCreate, JobPublic, RetryFrom
 from rvc_train.schemas.queue import EstimateRequest, JobEstimate, QueuePublic
@@ -138,13 +138,12 @@ class Client:
         """Report on a dataset's recordings."""
         return self._transport.get(f"/v1/datasets/{dataset_id}/report", DatasetReport)
 
-    def derive_dataset(self, dataset_id: str, without: Sequence[str], name: str | None = None) -> DatasetPublic:
-        """Make a dataset of another one's recordings but some, by their names in the report. Nothing is sent or copied.
-
-        `name`: of the new dataset; None: the other one's. Repeated calls return the same dataset.
-        """
-        name = name or (self.dataset(dataset_id)).name
-        body = {"name": name, "dataset_id": dataset_id, "without": list(without)}
+    def derive_dataset(
+        self, dataset_id: str, without: Sequence[str], name: str | None = None, parts: Sequence[RecordingPart] = ()
+    ) -> DatasetPublic:
+        """Make a dataset of another's recordings but some, by name, and but `parts`. Repeated calls return the same."""
+        body: dict[str, Any] = {"dataset_id": dataset_id, "name": name or (self.dataset(dataset_id)).name}
+        body |= {"without": list(without)} | ({"without_parts": [part.model_dump() for part in parts]} if parts else {})
         return self._transport.call("POST", "/v1/datasets", DatasetPublic, json=body, is_repeatable=True)
 
     def delete_dataset(self, dataset_id: str) -> None:

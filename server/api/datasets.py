@@ -171,8 +171,9 @@ async def create_dataset(request: DatasetCreate, response: Response, context: Co
 
     Repeating it gives the same dataset. A large one is `ingesting` at first. With `sha256` nothing needs to be sent;
     404 means that the server does not have these bytes yet. With `dataset_id` it has the recordings of that dataset but
-    those in `without`; the files are shared. With `url` or `urls` the server downloads it: `fetch` has the progress,
-    deleting the dataset cancels it, and what goes wrong makes it `invalid` with a reason.
+    those in `without`, and leaves out parts of others (`without_parts`) in training; files are shared. With `url` or
+    `urls` the server downloads it: `fetch` has the progress, deleting the dataset cancels it, and what goes wrong makes
+    it `invalid` with a reason.
     """
     principal = require_principal()
     urls = request.urls if request.url is None else [request.url]
@@ -186,7 +187,7 @@ async def create_dataset(request: DatasetCreate, response: Response, context: Co
     elif urls:
         admit = partial(context.fetches.admit, principal.owner, request.name, urls, request.zip_names)
     elif request.dataset_id is not None:
-        derived = (request.name, request.dataset_id, request.without)
+        derived = (request.name, request.dataset_id, request.without, request.without_parts)
         admit = partial(context.admissions.admit_derived, principal.visible_owner, *derived)
     else:
         stored = (request.name, request.sha256 or "", request.zip_names)

@@ -63,14 +63,14 @@ class Dataset(Table, table=True):
     """Reason why it is invalid, or why its ingestion waits."""
     sha256: str
     """Hash of the upload or the download; of several downloads a digest of their hashes and names, of a derived dataset
-    one of its origin's and the names that it is without, and while it is downloaded one of its addresses."""
+    one of its origin's and of what it is without, and while it is downloaded one of its addresses."""
     fetch: dict[str, Any] | None = Field(default=None, sa_column=nullable_json())
     """While it is downloaded: `urls`, and the fields of `rvc_train.schemas.datasets.DatasetFetch`. The addresses, which
     may be secrets, are not kept any longer."""
     derived_from: str | None = None
     """Id of the dataset that it is made of, by leaving recordings out."""
-    without: list[str] | None = Field(default=None, sa_column=nullable_json())
-    """Names of the recordings of that dataset that it does not have."""
+    without: list[str | list[float]] | None = Field(default=None, sa_column=nullable_json())
+    """Names of the recordings that it leaves out of that dataset; parts of others as [number, start, end]."""
     zip_names: str = Field(default=AUTO, sa_column_kwargs={"server_default": AUTO})
     """Code page in which names of zips are read; `auto`: chosen by the names."""
     size: int = Field(sa_type=sa.BigInteger)

@@ -5,9 +5,7 @@ on the disk, which are reserved by the dataset's row. Its recordings are then in
 that is not admitted is whole, and can be tried again.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -17,16 +15,17 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from rvc_engine.audio.recordings import list_recordings
+from rvc_engine.audio.parts import MAX_PARTS, Part, merged, total_seconds, within
+from rvc_engine.audio.recordings import Recording, list_recordings
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.names.code_pages import AUTO
-from rvc_train.schemas.datasets import DatasetStatus
+from rvc_train.schemas.datasets import DatasetReport, DatasetStatus, RecordingPart
 from server.auth.audit import record
 from server.auth.quotas import Quotas
 from server.database.engine import advisory_lock, read_session, write_session
 from server.database.tables import Dataset, Job, Upload, UploadState, change_upload, new_id
 from server.datasets.consents import inherit_consent
-from server.datasets.ingest import unpacked_bytes
+from server.datasets.ingest import Omission, unpacked_bytes
 from server.datasets.service import checked_name
 from server.datasets.zips import UnpackLimits
 from server.errors import Conflict, Gone, NoSpace, NotFound, Refused, UploadRefused, UploadTooLarge
@@ -35,6 +34,8 @@ from server.storage.local import Storage, is_disk_full
 from server.storage.reservations import Reservations
 
 U = UploadState
+MIN_LEFT_SECONDS = 0.4
+"""Least rest of a recording of which parts are left out: the longest training segment of all variants."""
 
 
 @contextmanager
@@ -121,26 +122,24 @@ class Admissions:
             return dataset, True
 
     def admit_derived(
-        self, visible_owner: str | None, name: str, dataset_id: str, without: list[str]
+        self, visible_owner: str | None, name: str, dataset_id: str, without: list[str], parts: list[RecordingPart]
     ) -> tuple[Dataset, bool]:
-        """Make a dataset of another one's recordings, but those of some names; and whether it is new.
+        """Make a dataset of another one's recordings, but those of some names, and parts; and whether it is new.
 
-        Repeated calls return the same one. Raises NotFound, Conflict while the other one is ingested, Refused for names
-        that it does not have or when nothing is left, and the errors of `admit`.
+        Repeated calls return the same one. Raises NotFound, Conflict while the other one is ingested (with parts: or
+        validated), Refused for what is not there or when nothing is left, and the errors of `admit`.
         """
         name = checked_name(name)
         origin = self._origin(visible_owner, dataset_id)
-        num_bytes = self._bytes_without(origin, without)
-        names = sorted(set(without))
-        digest = hashlib.sha256(json.dumps([origin.sha256, names]).encode()).hexdigest()
-        source = Source(origin.owner, digest, origin.zip_names)
+        omission, num_bytes = self._omission(origin, without, parts)
+        source = Source(origin.owner, omission.sha256(origin.sha256), origin.zip_names)
         with write_session(self._engine) as session:
             advisory_lock(session, f"datasets of {origin.owner}")
             same = find_same(session, source, name)
             if same is not None and not is_ingestion_refused(same):
                 return same, False
             dataset = same or self.new(new_id("ds"), source, name, num_bytes)
-            dataset.derived_from, dataset.without = origin.id, names
+            dataset.derived_from, dataset.without = origin.id, omission.to_json()
             self.have_ingested(session, dataset, num_bytes)
             inherit_consent(session, self._storage, origin.id, dataset)
             return dataset, True
@@ -155,18 +154,14 @@ class Admissions:
             raise Conflict(f"the recordings of {dataset_id} are being unpacked; try again in a moment")
         return origin
 
-    def _bytes_without(self, origin: Dataset, without: list[str]) -> int:
-        """Bytes of the recordings that are left. Raises Refused, and NotFound for a dataset deleted meanwhile."""
+    def _omission(self, origin: Dataset, without: list[str], parts: list[RecordingPart]) -> tuple[Omission, int]:
+        """The omission, and the bytes of the files that stay. Raises NotFound for a dataset deleted meanwhile."""
+        report = None if origin.report is None or not parts else DatasetReport.model_validate(origin.report)
         try:
             recordings = list_recordings(self._storage.dataset_folder(origin.id))
-            known = {recording.name for recording in recordings}
-            for place, name in enumerate(without):
-                if name not in known:
-                    raise Refused(f"the dataset {origin.id} has no recording {name!r}", f"/without/{place}")
-            left = [recording for recording in recordings if recording.name not in set(without)]
-            if not left:
-                raise Refused("no recording would be left; leave out fewer", "/without")
-            return sum(recording.path.stat().st_size for recording in left)
+            omission = _checked_omission(recordings, report, without, parts)
+            left = [recording for recording in recordings if recording.name not in omission.names]
+            return omission, sum(recording.path.stat().st_size for recording in left)
         except (InvalidDataset, FileNotFoundError) as error:
             dataset_id = origin.id
             raise NotFound(f"there is no dataset {dataset_id}") from error
@@ -248,3 +243,64 @@ def find_twin(session: Session, source: Source) -> Dataset | None:
 def _of(source: Source) -> SelectOfScalar[Dataset]:
     conditions = [getattr(Dataset, column) == value for column, value in asdict(source).items()]
     return select(Dataset).where(*conditions, col(Dataset.deleted_at).is_(None))
+
+
+def _checked_omission(
+    recordings: Sequence[Recording], report: DatasetReport | None, without: list[str], parts: list[RecordingPart]
+) -> Omission:
+    """Check a request to leave out recordings, or parts. Raises Refused; for parts Conflict without a report."""
+    known = {recording.name for recording in recordings}
+    for place, name in enumerate(without):
+        if name not in known:
+            raise Refused(f"the dataset has no recording {name!r}", f"/without/{place}")
+    names = frozenset(without)
+    if names >= known:
+        raise Refused("no recording would be left; leave out fewer", "/without")
+    found: dict[int, list[Part]] = {}
+    for place, part in enumerate(parts):
+        pointer = f"/without_parts/{place}"
+        seconds = _length(recordings, report, part.recording, names, pointer)
+        if part.from_seconds >= seconds:
+            raise Refused(
+                f"recording {part.recording} is {seconds:.3f} s long, and the part begins after its end",
+                f"{pointer}/from_seconds",
+            )
+        found.setdefault(part.recording, []).append(Part(part.from_seconds, min(part.to_seconds, seconds)))
+        rest = seconds - total_seconds(
+            merged([*within(recordings[part.recording - 1].without, seconds), *found[part.recording]])
+        )
+        if rest < MIN_LEFT_SECONDS:
+            raise Refused(
+                f"less than {MIN_LEFT_SECONDS} s of recording {part.recording} would be left; name the recording in "
+                "`without` to leave it out as a whole",
+                pointer,
+            )
+    omission = Omission(names, {number: merged(each) for number, each in found.items()})
+    kept = [recording for recording in recordings if recording.name not in names]
+    if sum(len(recording.without) for recording in kept) + sum(map(len, omission.parts.values())) > MAX_PARTS:
+        raise Refused(f"a dataset leaves out at most {MAX_PARTS} parts; leave out whole recordings", "/without_parts")
+    return omission
+
+
+def _length(
+    recordings: Sequence[Recording], report: DatasetReport | None, number: int, names: frozenset[str], pointer: str
+) -> float:
+    """Seconds of a recording, with the parts that are left out already. Raises Refused and Conflict."""
+    if report is None:
+        raise Conflict("the recordings are being examined, and their lengths are not known yet; try again in a moment")
+    if number > len(recordings):
+        raise Refused(
+            f"the dataset has {len(recordings)} recordings; there is no number {number}", f"{pointer}/recording"
+        )
+    if recordings[number - 1].name in names:
+        raise Refused(
+            f"recording {number} is left out as a whole, by its name in `without`; leave out its parts, or all of it",
+            f"{pointer}/recording",
+        )
+    file = report.files[number - 1] if number <= len(report.files) else None
+    if file is None or file.error is not None or file.seconds is None:
+        raise Refused(
+            f"recording {number} cannot be read, so it has no parts; name it in `without` to leave it out",
+            f"{pointer}/recording",
+        )
+    return file.seconds + sum(part.to_seconds - part.from_seconds for part in file.without_parts)

@@ -5,10 +5,12 @@ No file is extracted under its own name: members become `000001.wav` and so on, 
 in the report. Links are never followed. What zips are rejected: `zips.py`.
 """
 
+import hashlib
+import io
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -16,7 +18,10 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from rvc_engine.audio.file_rules import ZIP, LeftOut, left_out, left_out_text
+from rvc_engine.audio.parts import MAX_PARTS_BYTES, PARTS_FILE, Part, Parts, merged, parse_all_parts
 from rvc_engine.audio.recordings import MANIFEST, list_dataset
+from rvc_engine.environment.text_files import decoded
+from rvc_engine.errors import InvalidDataset
 from rvc_engine.names.code_pages import AUTO
 from rvc_engine.workspace.atomic_files import write_atomically
 from server.datasets.zips import Member, UnpackLimits, ZipContent, ZipReader
@@ -60,6 +65,36 @@ _FETCHED_LIST = TypeAdapter(list[FetchedFile])
 
 
 @dataclass(frozen=True)
+class Omission:
+    """Recordings, and parts of others, that a derived dataset leaves out of the one that it is made from."""
+
+    names: frozenset[str] = frozenset()
+    """Names of recordings."""
+    parts: Mapping[int, tuple[Part, ...]] = field(default_factory=dict)
+    """Parts of others, by the recording's number from 1."""
+
+    @classmethod
+    def from_json(cls, stored: Iterable[str | list[float]]) -> "Omission":
+        """Read the column of a dataset: names, and [number, start, end] for each part."""
+        names, parts = set[str](), dict[int, list[Part]]()
+        for each in stored:
+            if isinstance(each, str):
+                names.add(each)
+            else:
+                parts.setdefault(int(each[0]), []).append(Part(each[1], each[2]))
+        return cls(frozenset(names), {number: merged(found) for number, found in parts.items()})
+
+    def to_json(self) -> list[str | list[float]]:
+        """The same in a form that does not depend on the order of a request."""
+        parts = [[number, *part] for number, found in sorted(self.parts.items()) for part in found]
+        return [*sorted(self.names), *parts]
+
+    def sha256(self, of_origin: str) -> str:
+        """The digest that stands for the hash of the bytes of a derived dataset."""
+        return hashlib.sha256(json.dumps([of_origin, self.to_json()]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class IngestResult:
     """Content of an upload."""
 
@@ -94,18 +129,19 @@ def ingest(
     A single recording is a hard link where possible. `check` is called for each megabyte of an archive, and may raise.
     `zip_names`: code page of the names in zips. Raises UploadRefused, UploadTooLarge or NoSpace.
     """
-    content = ZipContent()
+    content, parts = ZipContent(), dict[str, Parts]()
     if _is_zip(upload):
         with _checked_zip(upload, limits, zip_names) as content:
             folder.mkdir(parents=True)
             stored = _unpack(content.members, folder, check)
+            parts = _parts_in(content, stored)
     else:
         _checked_size(upload, limits)
         stored = [(f"000001{_plain_suffix(name) or _suffix_of(upload)}", name)]
         folder.mkdir(parents=True)
         link_or_copy(upload, folder / stored[0][0])
     others = content.left_out
-    _write_manifest(folder, stored, others)
+    _write_manifest(folder, stored, others, parts)
     notes = [f"left out: {left_out_text(others)}; the report names all"] if others else []
     notes = [*content.notes, *notes]
     return IngestResult(len(stored), sum(path.stat().st_size for path in folder.iterdir()), notes)
@@ -123,6 +159,7 @@ def ingest_fetched(
     `check`, `zip_names` and errors: as for `ingest`.
     """
     files, stored, others, notes = read_fetched(fetched), list[tuple[str, str]](), list[LeftOut](), list[str]()
+    parts: dict[str, Parts] = {}
     folder.mkdir(parents=True)
     for number, file in enumerate(files, 1):
         rule = left_out(file.name)
@@ -140,12 +177,13 @@ def ingest_fetched(
             path = f"{len(stored) + 1:06d}{recording.path.suffix}"
             recording.path.rename(folder / path)
             stored.append((path, inside + recording.name))
+            parts[path] = recording.without
         others += [replace(other, name=inside + other.name) for other in made.left_out]
         notes += [f"{inside}: {note}" if inside else note for note in result.notes]
         shutil.rmtree(part)
     if not stored:
         raise UploadRefused(f"none of the files is a recording or a zip. Left out: {left_out_text(others)}")
-    _write_manifest(folder, stored, others)
+    _write_manifest(folder, stored, others, parts)
     return IngestResult(len(stored), sum(path.stat().st_size for path in folder.iterdir()), notes)
 
 
@@ -159,25 +197,25 @@ def read_fetched(folder: Path) -> list[FetchedFile]:
     return _FETCHED_LIST.validate_json((folder / FETCHED).read_bytes())
 
 
-def derive(
-    source: Path, without: Collection[str], folder: Path, check: Callable[[], None] = lambda: None
-) -> IngestResult:
-    """Link the recordings of another dataset into `folder`, but those of some names, with their manifest.
+def derive(source: Path, omission: Omission, folder: Path, check: Callable[[], None] = lambda: None) -> IngestResult:
+    """Link the recordings of another dataset into `folder`, but those that are left out, with their manifest.
 
+    Parts are left out in the manifest alone.
     `check` is called for each recording, and may raise. Raises FileNotFoundError or InvalidDataset for a dataset that
     is deleted meanwhile.
     """
     files = list_dataset(source)
     folder.mkdir(parents=True)
-    stored, left_out = [], files.left_out
-    for recording in files.recordings:
+    stored, left_out, parts = [], files.left_out, dict[str, Parts]()
+    for number, recording in enumerate(files.recordings, 1):
         check()
-        if recording.name in without:
+        if recording.name in omission.names:
             left_out.append(LeftOut(recording.name, "left out by choice", CHOSEN))
         else:
             link_or_copy(recording.path, folder / recording.path.name)
             stored.append((recording.path.name, recording.name))
-    _write_manifest(folder, stored, left_out)
+            parts[recording.path.name] = merged([*recording.without, *omission.parts.get(number, ())])
+    _write_manifest(folder, stored, left_out, parts)
     return IngestResult(len(stored), sum(path.stat().st_size for path in folder.iterdir()))
 
 
@@ -250,7 +288,29 @@ def _unpack(members: list[Member], folder: Path, check: Callable[[], None]) -> l
     return stored
 
 
-def _write_manifest(folder: Path, stored: list[tuple[str, str]], others: list[LeftOut]) -> None:
-    rows = [{"path": path, "name": name} for path, name in stored]
+def _parts_in(content: ZipContent, stored: list[tuple[str, str]]) -> dict[str, Parts]:
+    """The parts that lists in a zip leave out, by the path of their recording. Raises UploadRefused."""
+    if sum(member.info.file_size for member in content.parts_files) > MAX_PARTS_BYTES:
+        raise UploadRefused(f"{PARTS_FILE} in the zip is larger than {MAX_PARTS_BYTES >> 20} MB")
+    texts: dict[str, str] = {}
+    for member in content.parts_files:
+        text = io.BytesIO()
+        member.unpack(text)
+        texts[member.name.rpartition("/")[0]] = decoded(text.getvalue())
+    try:
+        by_name = parse_all_parts(texts, [name for _, name in stored])
+    except InvalidDataset as error:
+        raise UploadRefused(f"{error}; correct or delete it in the zip") from error
+    return {path: by_name[name] for path, name in stored if name in by_name}
+
+
+def _write_manifest(
+    folder: Path, stored: list[tuple[str, str]], others: list[LeftOut], parts: Mapping[str, Parts] = {}
+) -> None:
+    """Write the list of recordings. `parts`: those that are left out, by the path of their recording."""
+    rows = [
+        {"path": path, "name": name, **({"without": left_out_parts} if (left_out_parts := parts.get(path)) else {})}
+        for path, name in stored
+    ]
     text = json.dumps({"files": rows, "left_out": [asdict(other) for other in others]}, ensure_ascii=False)
     (folder / MANIFEST).write_bytes(text.encode(errors="replace"))

@@ -20,7 +20,7 @@ from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Upload, UploadState, change_upload
 from server.datasets.admission import Admissions, Source, find_twin, full_disk_as_no_space
-from server.datasets.ingest import IngestResult, derive, ingest, ingest_fetched
+from server.datasets.ingest import IngestResult, Omission, derive, ingest, ingest_fetched
 from server.datasets.service import DatasetService
 from server.datasets.turns import OwnerTurns
 from server.errors import NoSpace, NotFound, Refused, UploadRefused
@@ -114,7 +114,7 @@ class Ingestion(OwnerTurns):
         if dataset.derived_from is not None:
             source = self._storage.dataset_folder(dataset.derived_from)
             try:
-                made = derive(source, set(dataset.without or ()), folder, self._check_stopping)
+                made = derive(source, Omission.from_json(dataset.without or ()), folder, self._check_stopping)
                 origin = self._datasets.get(dataset.derived_from)  # not deleted yet, so no file was missing above
             except (FileNotFoundError, InvalidDataset, NotFound) as error:
                 raise deleted from error

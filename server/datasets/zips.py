@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Self
 
 from rvc_engine.audio.file_rules import LINK_IN_ZIP, ZIP, LeftOut, left_out
+from rvc_engine.audio.parts import is_parts_file
 from rvc_engine.names.code_pages import AUTO
 from rvc_engine.names.zip_names import note_of, read_names
 from server.errors import NoSpace, UploadRefused, UploadTooLarge
@@ -83,6 +84,8 @@ class ZipContent:
 
     members: list[Member] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    parts_files: list[Member] = field(default_factory=list)
+    """Lists of parts of recordings that are left out (`rvc_engine.audio.parts`)."""
     notes: list[str] = field(default_factory=list)
     """Sentences on how names were read."""
     num_entries: int = 0
@@ -155,6 +158,8 @@ class ZipReader:
             if other is not None and other.code == ZIP and not entry.is_dir() and not is_link:
                 inner = _free_folder(PurePosixPath(name), taken)
                 self._add_inner(file, Member(archive, entry, name), folder / inner, depth + 1)
+            elif is_parts_file(name) and depth == 0 and not is_link:
+                self._content.parts_files.append(Member(archive, entry, name))
             elif other is not None and other.code != ZIP:
                 self._leave_out(replace(other, name=before + other.name))
             elif is_link:

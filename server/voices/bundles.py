@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 from zipstream import ZIP_STORED, ZipStream
 
+from rvc_engine.audio.parts import PARTS_FILE, Parts, parts_text
 from rvc_engine.audio.recordings import list_recordings
 from rvc_engine.errors import InvalidDataset
 from server.database.engine import read_session
@@ -130,9 +131,13 @@ class _Bundle:
                 "bundle without them (dataset=false)"
             ) from error
         inner = ZipStream(compress_type=ZIP_STORED, sized=True)
+        parts: dict[str, Parts] = {}
         for each in recordings:
             name = each.name if Path(each.name).suffix else f"{each.name}{each.path.suffix}"
             inner.add_path(each.path, name)
+            parts[name] = each.without
+        if text := parts_text(parts):
+            inner.add(text.encode(errors="replace"), PARTS_FILE)
         return self._read(RECORDINGS, len(inner), inner)
 
     def closed(self, manifest: Manifest) -> ZipStream:

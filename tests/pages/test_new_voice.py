@@ -243,7 +243,7 @@ def test_recordings_are_played_and_copies_and_bad_ones_left_out_and_put_back(
     expect(page.locator("#files-list tr", has_text="copy of a.flac")).to_contain_text("left out by you")
     page.get_by_role("checkbox", name="Leave out lena/c.aiff").check()
     expect(page.locator("#submit")).to_be_disabled()  # it would be trained on
-    expect(page.locator("#submit-help")).to_contain_text("1 recording is marked but still in")
+    expect(page.locator("#submit-help")).to_contain_text("1 recording or part is marked but still in")
     page.get_by_role("button", name="Leave out 1 recording").click()
     expect(page.locator("#measures")).to_contain_text("2 / 2", timeout=SLOW)
     expect(page.locator("#submit")).to_be_enabled()
@@ -253,3 +253,56 @@ def test_recordings_are_played_and_copies_and_bad_ones_left_out_and_put_back(
     page.get_by_role("button", name="Put back").click()
     expect(page.locator("#measures")).to_contain_text("4 / 4")
     expect(page.get_by_role("button", name="Put back")).to_be_hidden()
+
+
+def test_parts_are_marked_by_dragging_and_by_keys_played_taken_back_and_left_out(
+    open_house: Any, new_voice: Page, tmp_path: Path
+) -> None:
+    page = new_voice
+    source = open_house.samples / "vm-review.flac"
+    shutil.copy(source, tmp_path / "take.flac")
+    seconds = soundfile.info(source).duration
+    page.locator("#choose-files").set_input_files(tmp_path / "take.flac")
+    expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
+    page.locator("#files > summary").click()
+    page.get_by_role("button", name="Play take").click()
+    wave = page.locator("#player-wave")
+    expect(wave).to_have_attribute("data-state", "ready", timeout=SLOW)
+    page.locator("#player-audio").evaluate("audio => audio.pause()")
+    wave.scroll_into_view_if_needed()
+
+    box = wave.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 0.25 * box["width"], middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.4 * box["width"], middle, steps=5)
+    page.mouse.up()
+    parts = page.locator("#parts-list li")
+    expect(parts).to_have_count(1)
+    start, end = (float(parts.get_by_label(label).input_value()) for label in ("From, s", "To, s"))
+    assert (start, end) == (pytest.approx(0.25 * seconds, abs=0.1), pytest.approx(0.4 * seconds, abs=0.1))
+    expect(page.locator("#submit")).to_be_disabled()
+    parts.get_by_role("button", name="Play").click()
+    audio = "document.getElementById('player-audio')"
+    page.wait_for_function(f"end => {audio}.paused && {audio}.currentTime >= end", arg=end)
+    assert page.locator("#player-audio").evaluate("audio => audio.currentTime") < end + 1
+
+    page.locator("#player-audio").evaluate("audio => { audio.currentTime = 0.5; }")
+    page.get_by_role("button", name="A part to leave out begins here").focus()
+    page.keyboard.press("Enter")
+    page.locator("#player-audio").evaluate("audio => { audio.currentTime = 1.25; }")
+    page.keyboard.press("Enter")
+    expect(parts.nth(1).get_by_label("From, s")).to_have_value("0.5")
+    expect(parts.nth(1).get_by_label("To, s")).to_have_value("1.25")
+    parts.nth(0).get_by_role("button", name="Keep it").press("Enter")
+    expect(parts).to_have_count(1)
+    parts.get_by_label("To, s").fill("1.5")
+    parts.get_by_label("To, s").press("Tab")
+    page.get_by_role("button", name="Leave out 1 part").click()
+    expect(page.locator("#measures")).to_contain_text("1 s left out by you", timeout=SLOW)
+    expect(page.locator("#files-list")).to_contain_text("1 s left out by you")
+    report = open_house.client.dataset_report(re.search(r"ds_\w+", page.url)[0])
+    assert [(part.from_seconds, part.to_seconds) for part in report.files[0].without_parts] == [(0.5, 1.5)]
+    expect(page.locator("#submit")).to_be_enabled(timeout=SLOW)
+    page.get_by_role("button", name="Put back").click()
+    expect(page.locator("#measures")).not_to_contain_text("left out by you")

@@ -61,6 +61,7 @@ def house(open_station: Callable[..., Any], token: str, tmp_path_factory: pytest
     station.environment |= {"RVC_TRAIN_LEASE_SECONDS": "60", "RVC_TRAIN_OUTBOUND_NETWORKS": "127.0.0.1"}
     recording = str(station.samples / "vm-review.flac")
     preview = (recording, str(Path(__file__).with_name("preview.png")), recording)
+    quality = {"similarity": 0.71, "similarity/floor": 0.55, "similarity/ceiling": 0.88, "f0_correlation": 0.93}
     stages = [["stage", name, seconds] for name, seconds in (("slice", 3), ("pitch", 12), ("content", 21))]
     saves = [[["evaluated", n, 30 - n, True], ["true_preview", n, *preview]] for n in (4, 8)]
     station.follow_script(
@@ -69,6 +70,7 @@ def house(open_station: Callable[..., Any], token: str, tmp_path_factory: pytest
         ["train", 8, 0.01, 4],
         *saves[0],
         *saves[1],
+        ["quality_scored", 8, quality],
         ["stage", "index", 0.4],
         ["stage", "export", 2.1],
         *station.MAKE_VOICE,
@@ -150,6 +152,12 @@ def _settings(page: Page) -> None:
     expect(page.locator("#findings")).not_to_be_empty()
     expect(page.locator("#estimate")).not_to_be_empty()
     page.locator("#all-settings > summary").click()
+    page.locator("#overview canvas").click(position={"x": 4, "y": 20})
+    expect(page.locator("#player-wave")).to_have_attribute("data-state", "ready")
+    for seconds in (1, 1.9):  # a part from there to there
+        page.locator("#player-audio").evaluate("(audio, at) => { audio.pause(); audio.currentTime = at; }", seconds)
+        page.locator("#parts-mark").click()
+    expect(page.locator("#parts-list li")).to_have_count(1)
 
 
 def _versions(page: Page) -> None:

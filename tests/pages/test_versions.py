@@ -13,6 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 PREVIEW = Path(__file__).with_name("preview.png")
 SLOW = 60_000
 """Milliseconds for the first answer about a voice, on a busy machine."""
+QUALITY = {"similarity": 0.81, "similarity/floor": 0.55, "similarity/ceiling": 0.88, "naturalness": 3.1}
 PLAYING = "() => document.querySelector('.listen[aria-pressed=true]') !== null"
 
 
@@ -26,6 +27,7 @@ def house(open_station: Callable[..., Any], token: str, tmp_path_factory: pytest
     made = []
     for name, mel in (("anna", 30), ("anna", 20), ("berta/two", 25)):
         save = [["evaluated", 4, mel, True], ["true_preview", 4, sound, str(PREVIEW), sound]]
+        save.append(["quality_scored", 4, QUALITY])
         station.follow_script(["train", 8, 0.01, 4], *save, ["artifact", "best", 64_000], *station.MAKE_VOICE)
         if not made:
             station.start_worker()
@@ -123,6 +125,13 @@ def test_a_link_is_shown_once_plays_and_downloads_without_a_token_and_ends_when_
     expect(guest.locator("h1")).to_have_text("anna")
     expect(guest.locator("#facts")).to_contain_text("Pitch and voicing are right")
     expect(guest.locator("#notice")).to_contain_text("whisper-tiny")
+    expect(guest.locator("#quality > div")).to_have_text(
+        [
+            "Sounds like the speakerclose to the speaker's own recordings 0.81 · without the voice 0.55 · the "
+            "speaker's own 0.88",
+            "Sounds clean and natural 3.1",
+        ]
+    )
     guest.evaluate("() => document.querySelectorAll('#clips audio')[1].play()")
     guest.wait_for_function("() => document.querySelectorAll('#clips audio')[1].currentTime > 0")
     with guest.expect_download() as download:

@@ -5,10 +5,11 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 folder, output = Path(sys.argv[1]), Path(sys.argv[3])
-names = {row["path"]: row["name"] for row in json.loads((folder / "recordings.json").read_text())["files"]}
-content = b"".join((folder / path).read_bytes() for path in names)
+rows = json.loads((folder / "recordings.json").read_text())["files"]
+content = b"".join((folder / row["path"]).read_bytes() for row in rows)
 if b"CRASH" in content:
     os.abort()
 if b"SLOW" in content:
@@ -21,13 +22,26 @@ if b"ENVIRONMENT" in content:
     others = {key for key in os.environ if not key.startswith("LC_") and not key.endswith("_NUM_THREADS")} - needed
     assert not others, f"the child must not see {others}"
 is_usable = b"BAD" not in content
+
+
+def file_report(row: dict[str, Any]) -> dict[str, Any]:
+    """A recording of a minute, without the parts that are left out; unreadable if its bytes say so."""
+    if b"UNREADABLE" in (folder / row["path"]).read_bytes():
+        return {"name": row["name"], "error": "damaged"}
+    parts = row.get("without", [])
+    left_out = [{"from_seconds": start, "to_seconds": end} for start, end in parts]
+    seconds = 60.0 - sum(end - start for start, end in parts)
+    return {"name": row["name"], "seconds": seconds, "without_parts": left_out, "later_field": 1}
+
+
+files = [file_report(row) for row in rows]
 report = {
     "usable": is_usable,
     "reason": None if is_usable else "no sound in any file",
-    "seconds": 60.0,
-    "num_files": len(names),
-    "num_usable": len(names) if is_usable else 0,
-    "files": [{"name": name, "seconds": 60.0, "later_field": 1} for name in names.values()],
+    "seconds": 60.0 - sum(60.0 - file.get("seconds", 60.0) for file in files),
+    "num_files": len(files),
+    "num_usable": len(files) if is_usable else 0,
+    "files": files,
     "warnings": [],
 }
 output.write_text(json.dumps(report))

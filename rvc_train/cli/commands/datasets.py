@@ -1,7 +1,7 @@
 """`rvc-train dataset ...`: recordings on the server."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 from functools import partial
@@ -11,6 +11,9 @@ from typing import Annotated
 import typer
 
 from rvc_engine.audio.file_rules import MAX_SHOWN, LeftOut, left_out_text
+from rvc_engine.audio.parts import parse_parts
+from rvc_engine.environment.text_files import read_text
+from rvc_engine.errors import InvalidDataset
 from rvc_engine.names.code_pages import code_page
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli.output import ago, duration, size, table
@@ -18,7 +21,7 @@ from rvc_train.cli.session import ApiCommand, Session
 from rvc_train.cli.validation import validated
 from rvc_train.errors import ApiError, ClientError, UsageError
 from rvc_train.http.packing import UploadContents, dataset_name
-from rvc_train.schemas.datasets import ConsentCreate, DatasetPublic, DatasetReport, DatasetStatus
+from rvc_train.schemas.datasets import ConsentCreate, DatasetPublic, DatasetReport, DatasetStatus, RecordingPart
 
 app = typer.Typer(no_args_is_help=True, help="Recordings on the server: upload, list, report, delete.")
 
@@ -281,12 +284,56 @@ def report(session: Session, dataset: DatasetArgument) -> None:
 def without(
     session: Session,
     dataset: DatasetArgument,
-    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Names of recordings, as in the report.")],
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="FILES...", help="Names of recordings, as in the report.")
+    ] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE:FROM-TO", help="Part of a recording, in seconds, such as a.wav:83.5-86. Repeatable."
+        ),
+    ] = None,
+    parts: Annotated[
+        Path | None,
+        typer.Option(metavar="LIST", help="Text file with a part in each line: start, end, and the recording's name."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new dataset. Default: the same.")] = None,
 ) -> None:
-    """Make a dataset without some recordings of another one, such as duplicates; the files are shared."""
-    made = session.client.derive_dataset(session.client.find_dataset(dataset).id, files, name)
+    """Make a dataset without some recordings of another one, or without parts of them; the files are shared."""
+    if not (files or part or parts):
+        raise UsageError("name the recordings to leave out, or parts of them with --part or --parts")
+    found = session.client.find_dataset(dataset)
+    left_out = _parts(session.client.dataset_report(found.id), part or [], parts) if part or parts else []
+    made = session.client.derive_dataset(found.id, files or [], name, left_out)
     _show_made(session, made, _files(made.num_files))
+
+
+def _part_line(option: str) -> str:
+    """A part as the file of parts has it. Raises UsageError."""
+    name, _, times = option.rpartition(":")
+    start, _, end = times.partition("-")
+    if not (name and start and end):
+        raise UsageError(f"--part: {option!r} is not FILE:FROM-TO, such as a.wav:83.5-86")
+    return f"{start}\t{end}\t{name}"
+
+
+def _parts(report: DatasetReport, options: Sequence[str], listed: Path | None) -> list[RecordingPart]:
+    """The parts that options and a file name. Raises UsageError."""
+    lines = [_part_line(option) for option in options]
+    names = [file.name for file in report.files]
+    try:
+        text = "" if listed is None else read_text(listed)
+        found = [parse_parts(each, names) for each in ("\n".join(lines), text)]
+    except OSError as error:
+        raise UsageError(f"--parts: {listed} cannot be read: {error.strerror}") from error
+    except InvalidDataset as error:
+        raise UsageError(str(error)) from error
+    return [
+        validated(RecordingPart, {"recording": names.index(name) + 1, "from_seconds": start, "to_seconds": end})
+        for by_name in found
+        for name, parts in by_name.items()
+        for start, end in parts
+    ]
 
 
 @app.command(cls=ApiCommand)

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import AwareDatetime, BeforeValidator, Field, model_validator
 
 from rvc_train.schemas.base import RequestModel, ResponseModel
+from rvc_train.schemas.results import QualityScore
 
 DEFAULT_SECONDS = 7 * 86_400
 MAX_SECONDS = 365 * 86_400
@@ -105,6 +106,8 @@ class SharedVoicePublic(ResponseModel):
     epoch: int | None
     scores: dict[str, float]
     """Scores of its best save; empty where none was evaluated."""
+    quality: list[QualityScore] = []
+    """Scores of that save by conversions of other speakers, or of the last one; empty where none were made."""
     finished_at: datetime | None
     expires_at: datetime
     downloads: bool

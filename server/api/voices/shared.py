@@ -3,13 +3,14 @@
 A secret that is not valid counts as an invalid token does. Middleware keeps it out of logs, errors and the audit trail.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from rvc_train.schemas.results import PreviewPublic
+from rvc_train.schemas.results import CheckpointPublic, PreviewPublic, QualityScore
 from rvc_train.schemas.voices.links import SharedClip, SharedFile, SharedVoicePublic
 from server.auth.authentication import address_of
 from server.context import AppContext, Context
@@ -133,7 +134,8 @@ def _shared(context: AppContext, opened: Opened, address: str) -> SharedVoicePub
         )
         for each in artifacts
     ]
-    previews = EvaluationQueries(context.engine).previews(job)
+    evaluations = EvaluationQueries(context.engine)
+    previews = evaluations.previews(job)
     shown_step = next((each.step for each in previews if each.is_best), previews[-1].step if previews else None)
     return SharedVoicePublic(
         name=job.name,
@@ -144,6 +146,7 @@ def _shared(context: AppContext, opened: Opened, address: str) -> SharedVoicePub
         content_notice=content_notice(job),
         epoch=job.epoch if version.best_save is None else version.best_save.epoch,
         scores={} if version.best_save is None else version.best_save.scores,
+        quality=_quality(evaluations.checkpoints(job)),
         finished_at=job.finished_at,
         expires_at=link.expires_at,
         downloads=link.downloads,
@@ -151,6 +154,12 @@ def _shared(context: AppContext, opened: Opened, address: str) -> SharedVoicePub
         card_url=next((each.url for each in files if each.name == "card.json"), None),
         clips=[_clip(each, address) for each in previews if each.step == shown_step],
     )
+
+
+def _quality(saves: Sequence[CheckpointPublic]) -> list[QualityScore]:
+    """Scores of the best save by conversions; of the last one where the best has none."""
+    scored = [save for save in saves if save.quality]
+    return next((save.quality for save in scored if save.is_best), scored[-1].quality if scored else [])
 
 
 def _clip(preview: PreviewPublic, address: str) -> SharedClip:

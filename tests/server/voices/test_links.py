@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
-from rvc_engine.events import PreviewReady
+from rvc_engine.events import PreviewReady, QualityScored
 from rvc_train.schemas.jobs import JobCreate
 from server.database.engine import write_session
 from server.database.result_tables import VoiceLink
@@ -38,6 +38,8 @@ def version(server: Running, name: str) -> str:
         step=10, epoch=5, clip=1, seconds=2.0, scores={"eval/mel": 0.5}, audio="a", picture="p", recording="r"
     )
     bench.jobs.publish_preview(lease, event, PreviewFiles(*stored))
+    values = {"quality/similarity": 0.71, "quality/similarity/floor": 0.55, "quality/similarity/ceiling": 0.88}
+    bench.jobs.record_events(lease, [QualityScored(step=10, epoch=5, values=values, seconds=1.0)])
     bench.jobs.succeed(lease)
     return job_id
 
@@ -80,6 +82,7 @@ def test_a_link_shows_one_voice_to_listen_and_to_download_without_a_token(
     assert answer.status_code == 200, answer.text
     voice = answer.json()
     assert (voice["name"], voice["version"], voice["scores"]) == ("anna", 1, {})
+    assert voice["quality"] == [{"metric": "similarity", "value": 0.71, "floor": 0.55, "ceiling": 0.88}]
     assert [file["name"] for file in voice["files"]] == ["anna.pth"]
     file = stranger.get(voice["files"][0]["url"])
     assert file.content == job_id.encode()

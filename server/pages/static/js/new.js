@@ -478,7 +478,7 @@ async function start() {
     draft.close();
     location.assign(purpose === null ? at("/new") : location.href);
   });
-  byId("files-list").addEventListener("change", ready);
+  byId("leave-out").addEventListener("change", ready);
   byId("known").addEventListener("toggle", () => byId("known").open && attempt(showKnown));
   byId("known-search").addEventListener("input", () => attempt(showKnown));
   await takeOver();

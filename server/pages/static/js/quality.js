@@ -53,3 +53,14 @@ function row(metric, saves) {
   return h("tr", {}, h("th", { scope: "row" }, has(`quality.${metric}`) ? t(`quality.${metric}`) : metric, bar), cell(floor),
     ...scores.map((score) => cell(score?.value)), cell(ceiling));
 }
+
+/** The scores of a voice in plain words, for people who only listen: `[metric, words, figures]`. */
+export function inWords(scores) {
+  return scores.filter(({ metric }) => METRICS[metric]).map(({ metric, value, floor, ceiling }) => {
+    const [form] = METRICS[metric];
+    const share = floor == null || ceiling == null || floor === ceiling ? null : (value - floor) / (ceiling - floor);
+    const word = share === null ? null : ["low", "middle", "high"][(share >= 0.25) + (share >= 0.75)];
+    const figures = [form(value), floor != null && t("shared.quality.floor", { n: form(floor) }), ceiling != null && t("shared.quality.ceiling", { n: form(ceiling) })];
+    return [metric, word && t(`shared.quality.${word}`), figures.filter(Boolean).join(" · ")];
+  });
+}

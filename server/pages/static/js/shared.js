@@ -3,6 +3,7 @@
 import { get, retryUnreachable, ApiError } from "./api.js";
 import { at, byId, h, setText } from "./dom.js";
 import "./shell.js";
+import { inWords } from "./quality.js";
 import { soundOf } from "./voice_infos.js";
 import { duration, figure, has, number, percent, size, t, when } from "./words.js";
 
@@ -23,6 +24,7 @@ async function show() {
   setText(byId("about"), t("shared.about", { n: number(voice.version), time: when(voice.expires_at) }));
   showFacts(voice, card);
   showClips(voice.clips);
+  showQuality(voice.quality);
   if (voice.downloads) showFiles(voice);
   byId("voice").hidden = false;
 }
@@ -55,6 +57,12 @@ function showClips(clips) {
   byId("clips").addEventListener("play", ({ target }) => {
     for (const other of byId("clips").querySelectorAll("audio")) if (other !== target) other.pause();
   }, true);
+}
+
+function showQuality(scores) {
+  byId("quality-section").hidden = scores.length === 0;
+  byId("quality").replaceChildren(...inWords(scores).map(([metric, words, figures]) =>
+    h("div", {}, h("dt", {}, t(`shared.quality.${metric}`)), h("dd", {}, words, " ", h("small", { class: "muted" }, figures)))));
 }
 
 function showFiles({ files, content }) {

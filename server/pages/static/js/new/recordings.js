@@ -1,21 +1,23 @@
-// The recordings of a report one by one: to listen to, and to leave out.
+// The recordings of a report one by one: to listen to, and to leave out, as a whole or in part.
 
 import { post } from "../api.js";
 import { at, byId, h } from "../dom.js";
 import { reasonOf } from "./file_rules.js";
+import { Parts } from "./parts.js";
 import { attempt } from "../shell.js";
 import { count, lengthOf, number, t } from "../words.js";
 
 const audio = byId("player-audio");
 const addressOf = (dataset, place) => `/v1/datasets/${dataset.id}/recordings/${place + 1}`;
 
-/** The dataset without some of its recordings; their files are shared. */
-export const derive = (dataset, without) => post("/v1/datasets", { name: dataset.name, dataset_id: dataset.id, without });
+/** The dataset without some of its recordings, and without parts of others; their files are shared. */
+export const derive = (dataset, without, parts = []) =>
+  post("/v1/datasets", { name: dataset.name, dataset_id: dataset.id, without, without_parts: parts });
 
-/** Marked recordings are left out by a button of their own; until then they would be trained on, so no training is started. */
+/** What is marked is left out by a button of its own; until then it would be trained on, so no training is started. */
 export function waitForMarked() {
-  const n = byId("files-list").querySelectorAll(":checked").length;
-  if (n === 0) return;
+  const n = Number(byId("leave-out").dataset.marked);
+  if (!n) return;
   byId("submit").disabled = true;
   byId("submit-help").hidden = false;
   byId("submit-help").textContent = count("new.submit_marked", n);
@@ -23,10 +25,11 @@ export function waitForMarked() {
 
 export class Recordings {
   /** `onDerived(dataset)` is called with the dataset that is left; null: none may be left out. */
-  constructor(dataset, files, onDerived) {
-    Object.assign(this, { dataset, files, onDerived });
+  constructor(dataset, files, overview, onDerived) {
+    Object.assign(this, { dataset, files, overview, onDerived });
     this.playing = null;
     this.chosen = new Set();
+    this.parts = new Parts(audio, () => this.showChosen());
     audio.pause();
     byId("player").hidden = true;
     audio.onplay = audio.onpause = audio.onended = () => this.mark();
@@ -48,11 +51,25 @@ export class Recordings {
     audio.src = at(addressOf(this.dataset, place));
     audio.onloadedmetadata = () => { audio.currentTime = (share ?? 0) * audio.duration; };
     audio.play().catch(() => {}); // what can't be played is told by `onerror`
+    attempt(() => this.parts.show(place, this.files[place], this.peaksOf(place), this.onDerived !== null));
+  }
+
+  /** Places of the recordings that the overview shows. */
+  get readable() {
+    return this.files.map((file, place) => place).filter((place) => !this.files[place].error);
+  }
+
+  /** The part of the overview that shows a recording; flat where the overview does not tell them apart. */
+  peaksOf(place) {
+    const { starts = [], peaks = [] } = this.overview ?? {};
+    const n = this.readable.indexOf(place);
+    const own = peaks.slice(Math.floor(starts[n] * peaks.length), Math.ceil((starts[n + 1] ?? 1) * peaks.length));
+    return own.length ? own : [0];
   }
 
   /** Play what is at a share of the time of all recordings that could be read. */
   playAt(share, starts) {
-    const readable = this.files.map((file, place) => place).filter((place) => !this.files[place].error);
+    const { readable } = this;
     if (starts.length !== readable.length) return;
     const n = starts.findLastIndex((start) => start <= share);
     const end = starts[n + 1] ?? 1;
@@ -62,6 +79,7 @@ export class Recordings {
   /** The browser has no decoder for it, as for AIFF. */
   refuse() {
     audio.hidden = true;
+    byId("player-wave").hidden = true;
     byId("player-fault").hidden = false;
     byId("player-fault").replaceChildren(t("new.cannot_play"), " ",
       h("a", { href: addressOf(this.dataset, this.playing), download: true }, t("job.download")));
@@ -104,17 +122,27 @@ export class Recordings {
         onchange: (event) => this.choose(file.name, event.target.checked) })))),
     ...leftOut.map((file) => h("tr", {}, h("td"), h("td", {}, file.name), ...["–", "–", "–"].map((dash) => h("td", { class: "num" }, dash)),
       h("td", {}, t("new.left_out.file", { reason: reasonOf(file) })), isChangeable && h("td"))));
-    this.choose(null, false);
+    this.showChosen();
   }
 
   choose(name, isChosen) {
     if (isChosen) this.chosen.add(name);
     else this.chosen.delete(name);
+    this.showChosen();
+  }
+
+  /** The button that leaves out what is marked. */
+  showChosen() {
+    const parts = this.parts.all(new Set([...this.files.keys()].filter((place) => this.chosen.has(this.files[place].name))));
     const place = byId("leave-out");
-    place.hidden = this.chosen.size === 0;
+    place.dataset.marked = this.chosen.size + parts.length;
+    place.hidden = this.chosen.size + parts.length === 0;
+    byId(parts.length ? "player" : "files").append(place); // in sight of what is marked
     const isAll = this.files.every((file) => this.chosen.has(file.name));
+    const labels = [this.chosen.size && count("new.leave_out", this.chosen.size), parts.length && count("new.leave_out.parts", parts.length)].filter(Boolean);
     place.replaceChildren(h("button", { type: "button", class: "primary", disabled: isAll,
-      onclick: () => attempt(async () => this.onDerived(await derive(this.dataset, [...this.chosen]))) },
-    isAll ? t("new.leave_out.all") : count("new.leave_out", this.chosen.size)));
+      onclick: () => attempt(async () => this.onDerived(await derive(this.dataset, [...this.chosen], parts))) },
+    isAll ? t("new.leave_out.all") : labels.join(" · ")));
+    place.dispatchEvent(new Event("change"));
   }
 }

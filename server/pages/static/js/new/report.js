@@ -24,7 +24,7 @@ export async function showReport(dataset, advices, take) {
   state.className = `pill ${dataset.status}`;
   state.textContent = t(`dataset.${dataset.fetch ? "fetching" : dataset.status}`);
   if (isUnderWay(dataset)) {
-    for (const id of ["files", "player", "overview"]) byId(id).hidden = true;
+    for (const id of ["files", "player", "overview", "leave-out"]) byId(id).hidden = true;
     byId("findings").replaceChildren(...(dataset.reason ? [h("li", { class: "bad" }, dataset.reason)] : []));
     return null;
   }
@@ -42,7 +42,7 @@ export async function showReport(dataset, advices, take) {
   ];
   byId("measures").replaceChildren(...measures.filter(([, value]) => value).map(([key, value]) =>
     h("div", {}, h("dt", {}, t(`new.measure.${key}`)), h("dd", {}, value))));
-  const recordings = new Recordings(dataset, report.files, take);
+  const recordings = new Recordings(dataset, report.files, report.overview, take);
   const leaveOut = take && ((names) => attempt(async () => take(await derive(dataset, names))));
   const findings = report.findings.map((finding) => found(finding, advices, recordings, leaveOut));
   const folders = [...new Set(report.files.map(({ name }) => (name.includes("/") ? name.split("/")[0] : null)))];
