@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from base64 import urlsafe_b64encode
 
 import pytest
 import sqlalchemy as sa
@@ -109,6 +110,13 @@ def test_another_owners_events_are_not_shown(serve, tmp_path):
 @pytest.mark.parametrize("last_id", ["7", "job_1", "WyJldmVudHMiLFs5OTk5OTk5OTksMSwxXV0"])
 def test_an_id_that_is_of_no_event_is_refused(http, last_id):
     assert http.get("/v1/events", headers=STREAM | {"Last-Event-ID": last_id}, timeout=5).status_code == 422
+
+
+@pytest.mark.parametrize("place", [(2**63, 0, 0), (-1, 0, 0), (0, 10**30, 0), (0, 0, -(10**30))])
+def test_a_cursor_with_a_number_that_no_database_holds_is_refused(http, place):
+    cursor = urlsafe_b64encode(json.dumps(["events", place]).encode()).decode().rstrip("=")
+    for headers in ({}, {"Accept": "text/event-stream"}):
+        assert http.get("/v1/events", params={"after": cursor}, headers=headers).status_code == 422
 
 
 def test_a_reader_misses_no_event_of_writers_who_commit_in_another_order(bench):
