@@ -251,7 +251,7 @@ def _prepared(response: "httpx.Response", target: Path) -> int:
     """Cut the target to the bytes that the response continues, which are returned, and keep the file's ETag."""
     start = 0
     if response.status_code == 206:
-        start = target.stat().st_size
+        start = target.stat().st_size if target.exists() else 0  # sent without having been asked for
         if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             discard(target)
             raise Interrupted(f"{host_of(str(response.url))} sent another part of the file than the missing one")

@@ -55,6 +55,8 @@ _CODE_OF = {
 }
 TUS_VERSION = "1.0.0"
 """Version of the protocol for resumable uploads."""
+MAX_PROBLEMS = 100
+"""Faults of one request that are listed: a body of 1 MB has room for 80,000, and that answer for seconds of work."""
 CHECKSUM_MISMATCH = "Checksum Mismatch"
 """Reason phrase of 460, a status of tus' own."""
 
@@ -168,9 +170,10 @@ async def _on_data_error(request: Request, _error: Exception) -> Response:
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    problems = [_problem_detail(each) for each in error.errors()]
+    found = error.errors()
+    problems = [_problem_detail(each) for each in found[:MAX_PROBLEMS]]
     first = problems[0]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     place = first.pointer or first.parameter or (first.header and f"header {first.header}") or "the body"
     detail = f"{place}: {first.detail}{more}"
     return _respond(request, 422, detail, problems=problems)

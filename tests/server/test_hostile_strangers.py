@@ -171,3 +171,13 @@ def test_languages_without_number_keep_the_server_busy_for_no_time_and_are_no_pa
         languages = ",".join(f"q{request}x{number}" for number in range(6000))
         assert httpx.get(f"{live.url}/v1/jobs", headers={"Accept-Language": languages}).status_code == 401
     assert time.monotonic() - began < 1
+
+
+def test_a_body_with_many_faults_is_answered_with_some_and_that_of_a_stranger_is_short(live: Any) -> None:
+    faults = {f"f{number}": 1 for number in range(80_000)}
+    with live.client() as http:
+        refused = http.post("/v1/webhooks", json=faults, timeout=60)
+    assert (refused.status_code, len(refused.json()["errors"])) == (422, 100)
+    assert "(and 80000 more)" in refused.json()["detail"]
+    stranger = httpx.post(f"{live.url}/v1/session", json=faults, timeout=60)
+    assert (stranger.status_code, stranger.json()["code"]) == (413, "too_large")

@@ -309,6 +309,16 @@ def test_a_file_name_that_cannot_be_read_is_that_of_the_address(
     assert time.monotonic() - began < 10
 
 
+def test_a_part_that_was_not_asked_for_is_taken_from_the_start_of_the_file_alone(
+    web: WebFiles, datasets: Datasets
+) -> None:
+    for path, first in (("/start.wav", 0), ("/middle.wav", 5)):
+        place = {"Content-Range": f"bytes {first}-{first + len(WAV) - 1}/{first + len(WAV)}"}
+        web.files[path] = WebFile(WAV, place, status=206)
+    assert datasets.names(datasets.settled(datasets.ask(f"{web.url}/start.wav"))) == ["start.wav"]
+    assert "sent another part of the file" in datasets.settled(datasets.ask(f"{web.url}/middle.wav"))["reason"]
+
+
 def test_headers_that_do_not_end_are_given_up(datasets: Datasets, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "HEAD_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the system accepts, and nobody answers
