@@ -158,6 +158,27 @@ def test_a_reader_misses_no_event_of_writers_who_commit_in_another_order(bench):
         assert numbers == sorted(numbers)
 
 
+def test_one_query_examines_few_events_of_others_and_none_is_missed(bench, monkeypatch):
+    """A reader of few events would otherwise hold a thread for seconds, again and again, where others have millions."""
+    monkeypatch.setattr("server.jobs.event_feed.MAX_EXAMINED", 3)
+    monkeypatch.setattr("server.jobs.event_feed.MAX_SECONDS", -1.0)
+    mine, others = bench.job(), bench.job()
+    for _ in range(10):
+        bench.jobs.pause(others.id)
+        bench.jobs.resume(others.id)
+    bench.jobs.pause(mine.id)
+    wanted, found, pages, place = EventFilter(job_ids=[mine.id]), [], [], BEGINNING
+    while not pages or pages[-1].has_more:
+        pages.append(events_after(bench.jobs.engine, place, wanted, 100))
+        found += [row.seq for row in pages[-1].rows]
+        place = pages[-1].end
+    assert found == list(range(1, bench.jobs.get(mine.id).last_seq + 1))
+    assert len(pages) > 5
+    assert [page.has_more for page in pages if not page.rows][:3] == [True] * 3
+    monkeypatch.setattr("server.jobs.event_feed.MAX_SECONDS", 10.0)
+    assert events_after(bench.jobs.engine, pages[1].end, wanted, 100).rows, "it goes on while it has found nothing"
+
+
 def test_positions_go_on_above_those_of_a_database_from_elsewhere(bench):
     """On PostgreSQL the numbers of transactions begin anew there."""
     first = bench.job()
