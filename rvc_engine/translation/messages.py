@@ -49,7 +49,7 @@ ENGLISH = "en"
 
 
 class Effort:
-    """What may still be done for one text. Then its parts stay as they are."""
+    """Effort that is left for one text. When it is used up, parts of the text stay as they are."""
 
     def __init__(self) -> None:
         self._left = MAX_EFFORT

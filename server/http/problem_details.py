@@ -170,13 +170,13 @@ async def _on_data_error(request: Request, _error: Exception) -> Response:
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    found = error.errors()
-    problems = [_problem_detail(each) for each in found[:MAX_PROBLEMS]]
-    first = problems[0]
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    problems = error.errors()
+    shown = [_problem_detail(each) for each in problems[:MAX_PROBLEMS]]
+    first = shown[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     place = first.pointer or first.parameter or (first.header and f"header {first.header}") or "the body"
     detail = f"{place}: {first.detail}{more}"
-    return _respond(request, 422, detail, problems=problems)
+    return _respond(request, 422, detail, problems=shown)
 
 
 def _problem_detail(error: dict[str, Any]) -> ProblemDetail:
