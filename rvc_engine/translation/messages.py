@@ -7,6 +7,7 @@ and translations: `locales/zh/LC_MESSAGES/messages.po`, which `make catalogue` u
 """
 
 import gettext
+import math
 import os
 import re
 import string
@@ -39,8 +40,25 @@ MAX_PARTS = 25
 """A text of more parts is a list of names, which is not searched for messages."""
 MAX_LENGTH = 5000
 """Longest text to translate: matching takes more than linear time."""
+MAX_EFFORT = 4_000_000
+"""Letters that are looked at for one text, about: its author may have written one that never ends to match."""
+EFFORT_OF_SEARCH = 10
+"""Effort of a look at all templates, for each letter of a text."""
 CHINESE_SEPARATORS = {". Also, ": "。另外，", "; ": "；", ": ": "：", ". ": "。", ", ": "，"}
 ENGLISH = "en"
+
+
+class Effort:
+    """Effort that is left for one text. When it is used up, parts of the text stay as they are."""
+
+    def __init__(self) -> None:
+        self._left = MAX_EFFORT
+
+    def take(self, amount: int) -> bool:
+        """Whether there is so much left, which is then taken."""
+        is_enough = amount <= self._left
+        self._left -= amount if is_enough else 0
+        return is_enough
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,12 @@ class Template:
         """The texts between the places, the longest first."""
         texts = (text for text, *_ in string.Formatter().parse(self.message))
         return tuple(sorted(texts, key=len, reverse=True))
+
+    @cached_property
+    def inner_texts(self) -> tuple[str, ...]:
+        """The texts after the first place and before the last one, whose places in a message must be searched for."""
+        parts = list(string.Formatter().parse(self.message))
+        return tuple(text for text, name, *_ in parts[1:] if name is not None)
 
     @cached_property
     def neighbours(self) -> list[tuple[str, str]]:
@@ -78,12 +102,15 @@ class Template:
                 seen.add(name)
         return re.compile("".join(parts), re.DOTALL)
 
-    def values(self, text: str, *, is_sentence: bool) -> dict[str, str] | None:
+    def values(self, text: str, effort: Effort, *, is_sentence: bool) -> dict[str, str] | None:
         """Values of the places in a message; None when it was not made from this template.
 
         `is_sentence`: no value contains a separator of sentences.
         """
         if not all(part in text for part in self.texts):
+            return None
+        # Each combination of places where the inner texts stand may be tried.
+        if not effort.take(len(text) * math.prod(text.count(part) for part in self.inner_texts)):
             return None
         match = self.pattern(r"(?:(?!; |\n|\. Also, ).)*?" if is_sentence else ".*?").fullmatch(text)
         return None if match is None else match.groupdict()
@@ -106,45 +133,49 @@ class Catalogue:
         # Of two templates that fit, the one with more text of its own is the right one.
         self.templates = sorted(templates, key=lambda template: -len("".join(template.texts)))
 
-    def text(self, text: str) -> str:
+    def text(self, text: str, effort: Effort | None = None) -> str:
         """Translation of a message, or of several that are joined; parts without a template stay as they are."""
-        whole = self.whole(text, is_sentence=True) if len(text) <= MAX_LENGTH else text
+        effort = effort or Effort()
+        whole = self.whole(text, effort, is_sentence=True) if len(text) <= MAX_LENGTH else text
         if whole is not None:
             return whole
-        if (end := REMARK.search(text)) is not None and (remark := self.whole(end[0])) is not None:
-            return self.text(text[: end.start()]) + remark
-        found = [self._joined(text, SENTENCES), self.whole(text) or text, self._joined(text, PARTS)]
+        if (end := REMARK.search(text)) is not None and (remark := self.whole(end[0], effort)) is not None:
+            return self.text(text[: end.start()], effort) + remark
+        joined = [self._joined(text, separator, effort) for separator in (SENTENCES, PARTS)]
+        found = [joined[0], self.whole(text, effort) or text, joined[1]]
         return min(found, key=lambda shown: len(LETTERS.findall(shown)))  # the one with the least English left
 
-    def whole(self, text: str, *, is_sentence: bool = False) -> str | None:
+    def whole(self, text: str, effort: Effort, *, is_sentence: bool = False) -> str | None:
         """Translation of a text that is one message; None when no template fits."""
         exact = self.texts.gettext(text) if text else text
         if exact != text:
             return exact
+        if not effort.take(EFFORT_OF_SEARCH * (len(text) + 100)):
+            return None
         for template in self.templates:
-            values = template.values(text, is_sentence=is_sentence)
+            values = template.values(text, effort, is_sentence=is_sentence)
             if values is not None:
                 for first, second in template.neighbours:
-                    values |= self._divided(first, second, values[first] + values[second])
-                shown = {name: self.value(name, value) for name, value in values.items()}
+                    values |= self._divided(first, second, values[first] + values[second], effort)
+                shown = {name: self.value(name, value, effort) for name, value in values.items()}
                 return template.translation.format(**shown)
         return None
 
-    def value(self, name: str, value: str) -> str:
+    def value(self, name: str, value: str, effort: Effort) -> str:
         """Translation of a value: of a word by the name of its place, of a text with spaces as a message."""
         if ALTERNATIVES.fullmatch(value):
             return value.replace("' or '", "' 或 '")
         shown = self.texts.pgettext(name, value)
-        return self.text(value) if shown == value and " " in value else shown
+        return self.text(value, effort) if shown == value and " " in value else shown
 
-    def _divided(self, first: str, second: str, text: str) -> dict[str, str]:
+    def _divided(self, first: str, second: str, text: str, effort: Effort) -> dict[str, str]:
         """A value and the text after it, which is a message of its own, or empty."""
         for match in re.finditer(r"(?<=.)(?=[^\w.])", text):
-            if self.whole(text[match.start() :]) is not None:
+            if self.whole(text[match.start() :], effort) is not None:
                 return {first: text[: match.start()], second: text[match.start() :]}
         return {first: text, second: ""}
 
-    def _joined(self, text: str, separator: re.Pattern[str]) -> str:
+    def _joined(self, text: str, separator: re.Pattern[str], effort: Effort) -> str:
         """Translations of the longest sequences of parts that are one message, with the separators between them."""
         parts = separator.split(text)
         if len(parts) > 2 * MAX_PARTS:
@@ -154,7 +185,7 @@ class Catalogue:
         while start < len(parts):
             found, end = None, start + 1
             for end in range(len(parts), start, -2):
-                found = self.whole("".join(parts[start:end]), is_sentence=True)
+                found = self.whole("".join(parts[start:end]), effort, is_sentence=True)
                 if found is not None:
                     break
             shown += [parts[start] if found is None else found, *parts[end : end + 1]]
@@ -204,7 +235,13 @@ def available(name: str) -> str | None:
     base = re.split("[_.@-]", name.lower())[0]
     if base in {ENGLISH, "c", "posix"}:
         return ENGLISH
-    return base if gettext.find(DOMAIN, LOCALES, [base]) else None
+    return base if base in _catalogues() else None
+
+
+@cache
+def _catalogues() -> frozenset[str]:
+    """Languages with a catalogue. A name is only compared with them: the callers of a server choose it."""
+    return frozenset(path.parents[1].name for path in LOCALES.glob(f"*/LC_MESSAGES/{DOMAIN}.mo"))
 
 
 def environment_languages(environment: MutableMapping[str, str]) -> list[str]:

@@ -28,6 +28,7 @@ from server.context import AppContext, Context
 from server.database.tables import BaseWeights
 from server.errors import Conflict
 from server.fetching.download import fetch
+from server.fetching.fetcher import REPORT_BYTES
 from server.http.lists import MAX_LONG_LIMIT, Cursors, Limit, LongLimit
 from server.http.problem_details import documented
 from server.http.threads import on_disk, to_write
@@ -137,18 +138,34 @@ def upload_path(context: AppContext, visible_owner: str | None, upload_id: str) 
     return context.uploads.path(upload.id)
 
 
+class _Watch:
+    """Looks now and then whether the owner and the disk have room for a download."""
+
+    def __init__(self, context: AppContext, owner: str, before: int) -> None:
+        """`before`: bytes that the same request has downloaded already."""
+        self._context, self._owner, self._before = context, owner, before
+        self._again_at = 0
+
+    async def __call__(self, received: int, total: int | None) -> None:
+        """Raise StorageQuotaExceeded or NoSpace."""
+        if received >= self._again_at:
+            self._again_at = received + REPORT_BYTES
+            sizes = (self._before + received, self._before + (total or received))
+            await to_write(self._context.base_weights.refuse_too_many_bytes, self._owner, *sizes)
+
+
 async def _fetched(
     context: AppContext, owner: str, sources: dict[BaseRole, WeightsSource], folder: FilePath
 ) -> dict[BaseRole, FilePath]:
     """The files of those sources that are addresses, downloaded into the folder."""
     fetched: dict[BaseRole, FilePath] = {}
-    received = 0
+    before = 0
     for role, source in sources.items():
         if source.url is not None:
-            target = folder / f"fetched-{role}.pth"
-            received += await fetch(source.url, target, f"/{role}/url", MAX_BYTES, context.settings)
-            await to_write(context.base_weights.refuse_too_many_bytes, owner, received)
-            fetched[role] = target
+            target = fetched[role] = folder / f"fetched-{role}.pth"
+            watch = _Watch(context, owner, before)
+            with context.open_uploads.hold(owner):  # or an owner could have hundreds of files of 2 GB beside the quota
+                before += await fetch(source.url, target, f"/{role}/url", MAX_BYTES, context.settings, watch)
     return fetched
 
 

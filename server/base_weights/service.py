@@ -48,11 +48,13 @@ class BaseWeightsService:
             if session.exec(select(BaseWeights.id).where(*_named(owner, name))).first() is not None:
                 raise _taken(name)
 
-    def refuse_too_many_bytes(self, owner: str, num_bytes: int) -> None:
-        """Raise StorageQuotaExceeded or NoSpace when the owner, or the disk, has no room for so many bytes more."""
+    def refuse_too_many_bytes(self, owner: str, received: int, total: int) -> None:
+        """Raise StorageQuotaExceeded or NoSpace when the owner, or the disk, has no room for a download of so many
+        bytes, of which some are on the disk.
+        """
         with write_session(self._engine) as session:
-            self._reservations.check(session, num_bytes)
-            self._quotas.check_bytes(session, owner, num_bytes)
+            self._reservations.check(session, max(0, total - received))
+            self._quotas.check_bytes(session, owner, max(received, total))
 
     def check(self, folder: Path, files: Mapping[BaseRole, Path]) -> dict[BaseRole, OwnFile]:
         """Check files in a confined process. `folder`: an empty one. Raises Refused."""

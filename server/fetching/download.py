@@ -16,7 +16,7 @@ import anyio
 from server.errors import Refused
 from server.http.threads import on_disk
 from server.settings import ServerSettings
-from server.webhooks.egress import check_url, resolve
+from server.webhooks.egress import check_url, reason_of, resolve
 
 if TYPE_CHECKING:
     import httpx
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FETCH_SECONDS = 600.0
 """For all of a download that a request waits for."""
 IDLE_SECONDS = 30.0
+HEAD_SECONDS = 60.0
+"""For a request and the headers of its answer: a byte of them now and then would hold a place for weeks."""
 PACE_SECONDS = 300.0
 LEAST_BYTES_PER_SECOND = 1024
 """Mean rate over `PACE_SECONDS` below which a download is given up: one byte a minute would hold its place for ever."""
@@ -37,6 +39,10 @@ class Interrupted(Refused):
     """A download that was cut off, or a server in trouble: another attempt may succeed, from the bytes so far."""
 
 
+Watch = Callable[[int, int | None], Awaitable[None]]
+"""Called with the bytes received, and the file's where known, at the start and as they come; may raise."""
+
+
 async def _nothing(received: int, total: int | None) -> None:
     pass
 
@@ -48,8 +54,7 @@ class Source:
     url: str
     check: Callable[[Mapping[str, str]], None] = lambda headers: None
     """Called with the headers before the body is received; may raise."""
-    watch: Callable[[int, int | None], Awaitable[None]] = _nothing
-    """Called with the bytes received, and the file's where known, at the start and as they come; may raise."""
+    watch: Watch = _nothing
     trusted: str | None = None
     """Origin, such as `https://huggingface.co`, that the operator named: called whatever its address is."""
     token: str | None = field(default=None, repr=False)
@@ -66,11 +71,13 @@ class Download:
     headers: Mapping[str, str]
 
 
-async def fetch(url: str, target: Path, pointer: str, max_bytes: int, settings: ServerSettings) -> int:
+async def fetch(
+    url: str, target: Path, pointer: str, max_bytes: int, settings: ServerSettings, watch: Watch = _nothing
+) -> int:
     """Download a file to `target` for a request that waits; returns its bytes. Raises Refused at `pointer`."""
     try:
         with anyio.fail_after(FETCH_SECONDS):
-            return (await download(Source(url), target, max_bytes, settings)).size
+            return (await download(Source(url, watch=watch), target, max_bytes, settings)).size
     except Refused as error:
         raise Refused(str(error), pointer) from error
     except TimeoutError as error:
@@ -92,14 +99,14 @@ async def download(source: Source, target: Path, max_bytes: int, settings: Serve
         raise Interrupted(_unreachable(source.url, error)) from error
     except httpx.TransportError as error:
         raise Interrupted(
-            f"the download from {host_of(source.url)} broke off ({error or type(error).__name__}); try again"
+            f"the download from {host_of(source.url)} broke off ({reason_of(error)}); try again"
         ) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Refused(_unreachable(source.url, error)) from error
 
 
 def _unreachable(url: str, error: Exception) -> str:
-    return f"{host_of(url)} cannot be downloaded from ({error or type(error).__name__}); check the address"
+    return f"{host_of(url)} cannot be downloaded from ({reason_of(error)}); check the address"
 
 
 def check_form(url: str) -> None:
@@ -147,7 +154,7 @@ async def _follow(
             headers=headers,
             extensions={"sni_hostname": address.host},  # the certificate is checked against the host name
         )
-        response = await client.send(request, stream=True)
+        response = await _answer(client, request, url)
         try:
             if response.has_redirect_location:
                 url = str(address.join(response.headers["Location"]))
@@ -159,6 +166,15 @@ async def _follow(
         finally:
             await response.aclose()
     raise Refused(f"the address redirects more than {MAX_REDIRECTS} times; give the file's own address")
+
+
+async def _answer(client: "httpx.AsyncClient", request: "httpx.Request", url: str) -> "httpx.Response":
+    """The answer with its headers, in time. Raises Interrupted."""
+    try:
+        with anyio.fail_after(HEAD_SECONDS):
+            return await client.send(request, stream=True)
+    except TimeoutError as error:
+        raise Interrupted(f"{host_of(url)} sent no answer in {HEAD_SECONDS:.0f} s; try again later") from error
 
 
 async def _check_status(response: "httpx.Response", url: str, target: Path) -> None:
@@ -235,7 +251,7 @@ def _prepared(response: "httpx.Response", target: Path) -> int:
     """Cut the target to the bytes that the response continues, which are returned, and keep the file's ETag."""
     start = 0
     if response.status_code == 206:
-        start = target.stat().st_size
+        start = target.stat().st_size if target.exists() else 0  # sent without having been asked for
         if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             discard(target)
             raise Interrupted(f"{host_of(str(response.url))} sent another part of the file than the missing one")

@@ -11,6 +11,8 @@ from server.fetching.download import host_of
 
 MAX_LENGTH = 100
 MAX_PATH_LENGTH = 250
+MAX_DISPOSITION = 2000
+"""Length of a `Content-Disposition` that is read: Python takes more than a minute for one of 95 kB."""
 _OTHER_TYPES: tuple[str, ...] = (
     "text/",
     "image/",
@@ -35,11 +37,21 @@ def check_type(url: str, headers: Mapping[str, str]) -> None:
 
 def file_name(url: str, final_url: str, headers: Mapping[str, str]) -> str:
     """The name of a download: as its server gives it, or the end of its address, before or after redirects."""
-    message = Message()
-    message["Content-Disposition"] = headers.get("Content-Disposition", "")
     ends = [unquote(urlsplit(each).path.rpartition("/")[2]) for each in (url, final_url)]
-    named = [name for name in [message.get_filename() or "", *ends] if PurePosixPath(name).suffix]
+    named = [name for name in [_name_in(headers.get("Content-Disposition", "")), *ends] if PurePosixPath(name).suffix]
     return _cleaned((named or [end for end in ends if end] or ["recording"])[0].replace("\\", "/").rpartition("/")[2])
+
+
+def _name_in(disposition: str) -> str:
+    """The file name in a `Content-Disposition`; empty without one that can be read."""
+    if len(disposition) > MAX_DISPOSITION:
+        return ""
+    message = Message()
+    message["Content-Disposition"] = disposition
+    try:
+        return message.get_filename() or ""
+    except ValueError:  # of some character sets that can be named, such as `undefined`
+        return ""
 
 
 def clean_path(path: str) -> str:

@@ -99,7 +99,10 @@ def _is_unchanged(request: Request, etag: str, modified_at: int) -> bool:
     if known is not None:
         return matches_weakly(known, etag)
     since = parsedate_tz(request.headers.get("if-modified-since", ""))
-    return since is not None and modified_at <= mktime_tz(since)
+    try:
+        return since is not None and modified_at <= mktime_tz(since)
+    except (ValueError, OverflowError):  # of a year that no calendar has
+        return False
 
 
 def span_response(path: Path, span: Span, *, headers: dict[str, str], media_type: str, status: int = 200) -> Response:

@@ -55,6 +55,8 @@ _CODE_OF = {
 }
 TUS_VERSION = "1.0.0"
 """Version of the protocol for resumable uploads."""
+MAX_PROBLEMS = 100
+"""Faults of one request that are listed: a body of 1 MB has room for 80,000, and that answer for seconds of work."""
 CHECKSUM_MISMATCH = "Checksum Mismatch"
 """Reason phrase of 460, a status of tus' own."""
 
@@ -168,12 +170,13 @@ async def _on_data_error(request: Request, _error: Exception) -> Response:
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    problems = [_problem_detail(each) for each in error.errors()]
-    first = problems[0]
+    problems = error.errors()
+    shown = [_problem_detail(each) for each in problems[:MAX_PROBLEMS]]
+    first = shown[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     place = first.pointer or first.parameter or (first.header and f"header {first.header}") or "the body"
     detail = f"{place}: {first.detail}{more}"
-    return _respond(request, 422, detail, problems=problems)
+    return _respond(request, 422, detail, problems=shown)
 
 
 def _problem_detail(error: dict[str, Any]) -> ProblemDetail:

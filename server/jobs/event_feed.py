@@ -6,6 +6,7 @@ only the events of transactions older than every open one are read: what commits
 reads what is new, and nothing while the database has not changed.
 """
 
+import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,6 +28,12 @@ _NEWEST = {
     "sqlite": sa.select(_COUNTER),
     "postgresql": sa.select(_COUNTER + sa.func.txid_snapshot_xmin(sa.func.txid_current_snapshot()) - 1),
 }
+MAX_EXAMINED = 20_000
+"""Events of one query, of those that others caused too: a reader who gets few of millions must not hold a thread for
+seconds, nor learn from the time how many there are.
+"""
+MAX_SECONDS = 0.5
+"""Time in which a query that found nothing is followed by the next one."""
 _LAST = 2**62
 """Above every job's number and event's number."""
 
@@ -77,23 +84,36 @@ def newest_place(engine: sa.Engine) -> Place:
 
 
 def events_after(engine: sa.Engine, place: Place, wanted: EventFilter, limit: int) -> FeedPage:
-    """At most `limit` events after a place, oldest first."""
+    """At most `limit` events after a place, oldest first. Where others have very many there may be none, and more."""
+    began = time.monotonic()
+    while True:
+        page = _examine(engine, place, wanted, limit)
+        if page.rows or not page.has_more or time.monotonic() - began > MAX_SECONDS:
+            return page
+        place = page.end
+
+
+def _examine(engine: sa.Engine, place: Place, wanted: EventFilter, limit: int) -> FeedPage:
+    """At most `limit` of the next `MAX_EXAMINED` events."""
     columns = [column for column in Event.__table__.columns if column.name != "data"]  # type: ignore[attr-defined]
     key = sa.tuple_(col(Event.position), col(Event.job_number), col(Event.seq))
     with read_connection(engine) as connection:
-        newest = _newest(connection)
+        newest = end = _newest(connection)
+        positions = sa.select(col(Event.position)).where(col(Event.position) > place.position)
+        last = connection.scalar(positions.order_by(col(Event.position)).limit(1).offset(MAX_EXAMINED))
+        if last is not None and last < newest.position:
+            end = Place(last, _LAST, _LAST)
         query = (
             sa.select(*columns, col(Event.data), col(Job.id).label("job_id"), col(Job.name))
             .join(Job, col(Job.number) == col(Event.job_number))
-            .where(col(Event.position) >= place.position, col(Event.position) <= newest.position)
+            .where(col(Event.position) >= place.position, col(Event.position) <= end.position)
             .where(key > sa.tuple_(*map(sa.literal, place)), *wanted.conditions())
             .order_by(col(Event.position), col(Event.job_number), col(Event.seq))
         )
         rows = connection.execute(query.limit(limit + 1)).all()
     if len(rows) <= limit:
-        return FeedPage(rows, max(place, newest), has_more=False)
-    last = rows[limit - 1]
-    return FeedPage(rows[:limit], place_of(last), has_more=True)
+        return FeedPage(rows, max(place, end), has_more=end < newest)
+    return FeedPage(rows[:limit], place_of(rows[limit - 1]), has_more=True)
 
 
 def place_of(row: Any) -> Place:

@@ -28,6 +28,7 @@ from server.http.problem_details import problem_of, problem_response
 from server.http.threads import to_write
 from server.job_store import idempotency
 from server.job_store.idempotency import IdempotentRequest, InFlightKeys
+from server.middleware.media_types import is_upload
 
 HEADER = "Idempotency-Key"
 MAX_KEY = 255
@@ -37,8 +38,6 @@ WITH_JOB = re.compile(r"^/v1/jobs(/[^/]+/retry)?$")
 """Paths that store the key with the job."""
 WITH_SECRET = re.compile(r"^/v1/(tokens|session/code|webhooks(/[^/]+/rotate-secret)?|voices/.+/links)$")
 """Paths whose answers have a secret."""
-_UPLOADS = "/v1/uploads"
-"""Path whose requests are in their headers; a body is an upload's first bytes."""
 INTERRUPTED_AFTER = timedelta(minutes=5)
 """Age at which a request without an answer counts as interrupted: the server that served it has stopped."""
 
@@ -75,14 +74,15 @@ class IdempotencyMiddleware:
         try:
             if not 1 <= len(key) <= MAX_KEY:
                 raise Refused(f"the {HEADER} has {len(key)} characters; use 1 to {MAX_KEY}", header=HEADER)
-            body = b"" if path == _UPLOADS else await _read(receive)
+            is_file = is_upload(path)
+            body = b"" if is_file else await _read(receive)
             request = IdempotentRequest(principal.owner, key, _fingerprint(scope, body))
             with self._in_flight.exclusive(principal.owner, key):
                 earlier = await to_write(self._reserve, request)
                 if earlier is not None:
                     await earlier.response()(scope, receive, send)
                     return
-                messages = await self._serve(scope, receive if path == _UPLOADS else _replay(body, receive), request)
+                messages = await self._serve(scope, receive if is_file else _replay(body, receive), request)
             for message in messages:
                 await send(message)
         except ServerError as error:
@@ -180,7 +180,8 @@ def _fingerprint(scope: Scope, body: bytes) -> str:
     headers = Headers(scope=scope)
     try:
         payload = json.loads(body) if body else None
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than any request
         payload = body.hex()
-    more = [headers.get("upload-length"), headers.get("upload-metadata")] if scope["path"] == _UPLOADS else []
+    # Where bodies are files, which may be larger than the memory, a request is in its headers.
+    more = [headers.get("upload-length"), headers.get("upload-metadata")] if is_upload(scope["path"]) else []
     return idempotency.fingerprint(scope["path"], scope["query_string"].decode("latin-1"), payload, more)

@@ -5,7 +5,7 @@ as a console does with them (decision 25); what else is in the answer, and every
 """
 
 import json
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -40,8 +40,6 @@ MAX_BYTES = 4 << 20
 """Size of the largest answer that is translated: a report on thousands of files has as many sentences."""
 MEDIA_TYPES = frozenset({"application/json", "application/problem+json"})
 CONDITIONS = frozenset({b"if-match", b"if-none-match"})
-_available = cache(available)
-"""Looked up in the file system once for each language."""
 
 
 class Languages:
@@ -106,7 +104,7 @@ def language_of(accept_language: str) -> str:
     """The most preferred language of the header that has a catalogue; English without one."""
     weights = accepted(accept_language)
     names = sorted((name for name, weight in weights.items() if weight > 0 and name), key=lambda name: -weights[name])
-    return next((found for found in map(_available, names) if found is not None), ENGLISH)
+    return next((found for found in map(available, names) if found is not None), ENGLISH)
 
 
 def translated_body(body: bytes, language: str) -> bytes:

@@ -21,6 +21,8 @@ logger = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 2**20
 """Limit for the body of every request except uploads."""
+MAX_STRANGERS_BODY_BYTES = 2**14
+"""Limit for the body of a request without a token, which is a sign-in."""
 MAX_LOGGED_PATH = 500
 """Characters of a path in the log. Strangers choose it, and may send 64 KB."""
 BODY_SECONDS = 60.0
@@ -40,10 +42,10 @@ ONE_YEAR_SECONDS = 365 * 86_400
 
 
 class BodyTooLarge(HTTPException):
-    """A body above `MAX_BODY_BYTES`. An HTTPException, because FastAPI answers other exceptions here with 400."""
+    """A body above its limit. An HTTPException, because FastAPI answers other exceptions here with 400."""
 
-    def __init__(self) -> None:
-        super().__init__(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+    def __init__(self, limit: int) -> None:
+        super().__init__(413, f"the body is larger than {limit} bytes")
 
 
 class BodyTooSlow(HTTPException):
@@ -134,8 +136,9 @@ class _RequestContext:
         self._has_body = message["type"] == "http.request" and message.get("more_body", False)
         if message["type"] == "http.request":
             self._num_bytes += len(message.get("body", b""))
-            if self._num_bytes > MAX_BODY_BYTES:
-                raise BodyTooLarge
+            limit = MAX_BODY_BYTES if "caller" in self._scope["state"] else MAX_STRANGERS_BODY_BYTES
+            if self._num_bytes > limit:
+                raise BodyTooLarge(limit)
         return message
 
     async def _send_with_headers(self, message: Message) -> None:

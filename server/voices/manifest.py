@@ -9,7 +9,7 @@
 A bundle is not compressed: nothing in it would become smaller, and what is larger than the bundle cannot be in it.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -38,6 +38,14 @@ def _check_file_name(name: str) -> str:
     return name
 
 
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC) if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    except OverflowError as error:
+        raise ValueError("this time is in no year from 1 to 9999 in UTC") from error
+
+
+_Time = Annotated[datetime, AfterValidator(_in_utc)]
 FileName = Annotated[str, AfterValidator(_check_file_name)]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)]
 _Text = Annotated[str, Field(max_length=300, pattern=r"^[^\x00]*$")]
@@ -82,7 +90,7 @@ class BundledEvaluation(_Part):
     held_out: bool
     num_clips: _Number
     is_best: bool
-    created_at: datetime
+    created_at: _Time
 
 
 class BundledPreview(_Part):
@@ -96,7 +104,7 @@ class BundledPreview(_Part):
     audio: BundledFile
     picture: BundledFile
     recording: BundledFile
-    created_at: datetime
+    created_at: _Time
 
 
 class BundledVoice(_Part):
@@ -127,8 +135,8 @@ class BundledVersion(_Part):
     step: _Number | None
     total_steps: _Number | None
     start_from: BundledStart | None
-    created_at: datetime
-    finished_at: datetime | None
+    created_at: _Time
+    finished_at: _Time | None
 
 
 class BundledDataset(_Part):
@@ -148,7 +156,7 @@ class Manifest(_Part):
     format: Literal[1]
     software: _Text
     """Version of rvc-train that made the bundle."""
-    made_at: datetime
+    made_at: _Time
     voice: BundledVoice
     version: BundledVersion
     dataset: BundledDataset

@@ -19,7 +19,7 @@ from server.database.engine import read_session, write_session
 from server.database.tables import Delivery, Webhook
 from server.errors import Refused
 from server.settings import Network, ServerSettings
-from server.webhooks.egress import check_url, resolve
+from server.webhooks.egress import MAX_REASON, check_url, reason_of, resolve
 from server.webhooks.service import signatures, signing_secrets, with_address
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ FAILING_DAYS = 3
 NUM_THREADS = 2
 """Threads that read and write the database."""
 _GONE = 410
-MAX_ERROR_LENGTH = 200
-"""Characters of a receiver's reason phrase, which may have 64 KB."""
 _RETRY_AFTER_STATUSES = frozenset({429, 503})
 
 
@@ -260,10 +258,10 @@ async def send(
         ) as response:
             if response.is_success:
                 return DeliveryResult(response.status_code, None)
-            failure = f"returned {response.status_code} {response.reason_phrase}"[:MAX_ERROR_LENGTH]
+            failure = f"returned {response.status_code} {response.reason_phrase}"[:MAX_REASON]
             return DeliveryResult(response.status_code, failure, _retry_after(response.status_code, response.headers))
     except httpx.HTTPError as error:
-        return DeliveryResult(None, f"no response ({error or type(error).__name__})")
+        return DeliveryResult(None, f"no response ({reason_of(error)})")
 
 
 def _retry_after(status: int, headers: Mapping[str, str]) -> float | None:

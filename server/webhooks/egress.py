@@ -17,6 +17,8 @@ from server.errors import Refused
 from server.settings import Network
 
 DNS_SECONDS = 10.0
+MAX_REASON = 200
+"""Characters that are kept of what another server sent as a reason, which may have 100 kB."""
 _DNS_THREADS = anyio.CapacityLimiter(8)
 """Look-ups have threads of their own: name servers that hang keep no request waiting."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -65,6 +67,11 @@ def check_url(url: str) -> str:
             "/url",
         )
     return host
+
+
+def reason_of(error: Exception) -> str:
+    """The beginning of an error's text, which may have the 100 kB of a header that the other side sent; or its name."""
+    return str(error)[:MAX_REASON] or type(error).__name__
 
 
 async def resolve(host: str, port: int, networks: Sequence[Network]) -> str:

@@ -1,6 +1,7 @@
 """What callers without a token cannot do: fill the log and the audit trail, hold connections, sign others in."""
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from rvc_engine.translation.messages import LOCALES
 from server.auth.authentication import address_of
 from server.logging import _to_json
+from server.middleware.languages import language_of
 
 TERMINAL = "\x1b[31m\x9b31m\u202eevil\u2028"
 
@@ -148,3 +151,33 @@ def test_a_cookie_with_many_escapes_keeps_the_server_busy_for_no_time(live: Any)
     for path in ("/", "/v1/jobs"):
         assert httpx.get(live.url + path, headers={"Cookie": escapes}, timeout=200).status_code in {200, 401}
     assert time.monotonic() - began < 10
+
+
+def test_languages_without_number_keep_the_server_busy_for_no_time_and_are_no_paths(
+    live: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are looked at before any limit. A catalogue in a folder that the caller names would be the caller's own."""
+    catalogue = tmp_path / "LC_MESSAGES"
+    catalogue.mkdir()
+    (catalogue / "messages.mo").write_bytes((LOCALES / "zh" / "LC_MESSAGES" / "messages.mo").read_bytes())
+    folder = Path("/tmp" if os.name == "posix" else tmp_path) / f"rvc{os.getpid()}"
+    folder.symlink_to(tmp_path)
+    try:
+        assert language_of(f"{folder}, en;q=0.5") == "en"
+    finally:
+        folder.unlink()
+    began = time.monotonic()
+    for request in range(3):
+        languages = ",".join(f"q{request}x{number}" for number in range(6000))
+        assert httpx.get(f"{live.url}/v1/jobs", headers={"Accept-Language": languages}).status_code == 401
+    assert time.monotonic() - began < 1
+
+
+def test_a_body_with_many_faults_is_answered_with_some_and_that_of_a_stranger_is_short(live: Any) -> None:
+    faults = {f"f{number}": 1 for number in range(80_000)}
+    with live.client() as http:
+        refused = http.post("/v1/webhooks", json=faults, timeout=60)
+    assert (refused.status_code, len(refused.json()["errors"])) == (422, 100)
+    assert "(and 80000 more)" in refused.json()["detail"]
+    stranger = httpx.post(f"{live.url}/v1/session", json=faults, timeout=60)
+    assert (stranger.status_code, stranger.json()["code"]) == (413, "too_large")

@@ -1,5 +1,6 @@
 """Idempotency keys: every POST that makes or changes something is carried out once, and secrets are never stored."""
 
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -156,3 +157,22 @@ def test_a_submission_is_repeated_without_a_look_at_its_webhooks_address(
     assert (again.status_code, again.json()["id"]) == (202, first.job_id)
     assert http.post("/v1/jobs", json=body, headers={"Idempotency-Key": "new"}).status_code == 422
     http.post(f"/v1/jobs/{first.job_id}/cancel")
+
+
+def test_a_large_body_where_files_are_sent_is_not_read_for_its_key(live: Any, http: httpx.Client) -> None:
+    """Bodies there have no limit but the disk's, and these are no places to send one."""
+    address = ("127.0.0.1", int(live.url.rpartition(":")[2]))
+    for path in ("datasets/a/content", "voices/a/conversions/content", "uploads/upl_1"):
+        with socket.create_connection(address, 10) as caller:
+            caller.sendall(
+                f"POST /v1/{path} HTTP/1.1\r\nHost: h\r\nAuthorization: {http.headers['Authorization']}\r\n"
+                f"Idempotency-Key: {path}\r\nTus-Resumable: 1.0.0\r\nContent-Length: {1 << 40}\r\n\r\n".encode()
+                + bytes(1 << 20)
+            )
+            assert b" 405 " in caller.recv(65536).splitlines()[0], path
+
+
+def test_a_body_nested_deeply_is_refused_as_without_a_key(http: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "deep"}
+    answer = http.post("/v1/webhooks", content="[" * 500_000, headers=headers)
+    assert (answer.status_code, "valid JSON" in answer.json()["detail"]) == (422, True)

@@ -10,7 +10,7 @@ from rvc_train.schemas.events import EventFeed, EventType
 from server.api.authorization import OwnerFilter, requires
 from server.context import Context
 from server.errors import Refused
-from server.http.lists import Cursors, LongLimit
+from server.http.lists import Cursors, LongLimit, Number
 from server.http.problem_details import documented
 from server.http.sse import wants_stream
 from server.job_store.serializers import feed_event_public
@@ -18,7 +18,7 @@ from server.jobs.event_feed import BEGINNING, EventFilter, Place, events_after, 
 
 router = APIRouter(prefix="/events", tags=["progress"])
 
-_CURSORS: Cursors[tuple[int, int, int]] = Cursors("events", tuple[int, int, int])
+_CURSORS: Cursors[tuple[int, int, int]] = Cursors("events", tuple[Number, Number, Number])
 MAX_CHOSEN = 100
 """Jobs, or voices, of one request."""
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,14 @@ def test_a_text_that_is_no_message_stays_as_it_is(chinese, text: str) -> None:
 def test_a_long_list_of_names_takes_no_time(chinese) -> None:
     names = ", ".join(f"{number}.wav" for number in range(5000))
     assert translated(names) == names
+
+
+def test_a_text_written_to_be_matched_for_ever_takes_no_time(chinese) -> None:
+    """A server translates what strangers write: the name of a parameter stands in the message that there is none."""
+    began = time.monotonic()
+    for text in ("  needs  , but the disk of   has   left; ", " files in  have rows of  numbers, but a  voice needs "):
+        translated(text * 25)
+    assert time.monotonic() - began < 2
 
 
 def test_a_word_is_translated_by_its_kind_alone(chinese) -> None:

@@ -1,5 +1,6 @@
 """Base weights over HTTP: taken in from uploads and addresses, checked by the real engine in its confined process."""
 
+import contextlib
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from rvc_train.schemas.access import Quota
 from server.database.engine import write_session
 from server.fetching import download as fetching
 from server.results.evaluations import write_evaluations
+from tests.web_files import WebFile, web_files
 
 SMALL = {"width": 24, "pretrained": "none"}
 
@@ -271,6 +273,27 @@ def test_the_quota_of_bytes_counts_base_weights(
         server.context.quotas.set("local", None)
     assert (answer.status_code, answer.json()["code"]) == (507, "quota_exceeded")
     assert "one-too-many" not in http.get("/v1/base-weights").text
+
+
+def test_the_quota_and_the_number_of_uploads_are_checked_while_a_download_comes(
+    http: httpx.Client, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.api.weights.MAX_BYTES", 100 << 20)
+    monkeypatch.setattr("server.api.weights.REPORT_BYTES", 1 << 20)
+    used = http.get("/v1/me").json()["usage"]["bytes"]
+    with web_files() as web:
+        web.files["/endless"] = WebFile(is_endless=True)
+        server.context.quotas.set("local", Quota(max_bytes=used + 2_000_000))
+        try:
+            answer = add(http, "endless", generator={"url": f"{web.url}/endless"})
+        finally:
+            server.context.quotas.set("local", None)
+        assert (answer.status_code, answer.json()["code"]) == (507, "quota_exceeded")
+        with contextlib.ExitStack() as uploads:
+            for _ in range(server.context.settings.max_uploads):
+                uploads.enter_context(server.context.open_uploads.hold("local"))
+            answer = add(http, "ninth", generator={"url": f"{web.url}/endless"})
+        assert (answer.status_code, answer.json()["code"]) == (429, "too_many_requests")
 
 
 def test_a_download_of_a_stalled_server_ends(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:

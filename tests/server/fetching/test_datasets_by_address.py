@@ -3,6 +3,7 @@
 import hashlib
 import json
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -295,6 +296,48 @@ def test_a_trickle_is_given_up(web: WebFiles, datasets: Datasets, monkeypatch: p
     monkeypatch.setattr(download, "LEAST_BYTES_PER_SECOND", 10**12)
     web.files["/slow.wav"] = WebFile(WAV)
     assert "bytes a second" in datasets.settled(datasets.ask(f"{web.url}/slow.wav"))["reason"]
+
+
+@pytest.mark.parametrize("disposition", ['a;"' + ";" * 60_000, "attachment; filename*=undefined''1.ogg"])
+def test_a_file_name_that_cannot_be_read_is_that_of_the_address(
+    web: WebFiles, datasets: Datasets, disposition: str
+) -> None:
+    """Reading the long one takes Python half a minute and more, in which the server would answer nobody."""
+    web.files["/take.wav"] = WebFile(WAV, {"Content-Disposition": disposition})
+    began = time.monotonic()
+    assert datasets.names(datasets.settled(datasets.ask(f"{web.url}/take.wav"))) == ["take.wav"]
+    assert time.monotonic() - began < 10
+
+
+def test_a_part_that_was_not_asked_for_is_taken_from_the_start_of_the_file_alone(
+    web: WebFiles, datasets: Datasets
+) -> None:
+    for path, first in (("/start.wav", 0), ("/middle.wav", 5)):
+        place = {"Content-Range": f"bytes {first}-{first + len(WAV) - 1}/{first + len(WAV)}"}
+        web.files[path] = WebFile(WAV, place, status=206)
+    assert datasets.names(datasets.settled(datasets.ask(f"{web.url}/start.wav"))) == ["start.wav"]
+    assert "sent another part of the file" in datasets.settled(datasets.ask(f"{web.url}/middle.wav"))["reason"]
+
+
+def test_headers_that_do_not_end_are_given_up(datasets: Datasets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "HEAD_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the system accepts, and nobody answers
+        made = datasets.settled(datasets.ask(f"http://127.0.0.1:{silent.getsockname()[1]}/1.wav"))
+    assert (made["status"], made["reason"]) == ("invalid", "127.0.0.1 sent no answer in 0 s; try again later")
+
+
+def test_little_of_an_answer_that_is_no_http_is_kept_as_the_reason(datasets: Datasets) -> None:
+    class Talkative(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(b"no http " + b"x" * 60_000 + b"\r\n\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Talkative) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        made = datasets.settled(datasets.ask(f"http://127.0.0.1:{server.server_address[1]}/1.wav"))
+        server.shutdown()
+    assert made["reason"].startswith("the download from 127.0.0.1 broke off (illegal status line")
+    assert len(made["reason"]) < 300
 
 
 class Hub:

@@ -95,6 +95,11 @@ def test_a_file_that_the_caller_has_is_not_sent_again(http, url):
     assert http.get(url, headers={"If-None-Match": '"x"'}).status_code == 200
 
 
+@pytest.mark.parametrize("date", ["Mon, 01 Jan 99999999999 00:00:00 GMT", "Mon, 01 Jan 0000 00:00:00 GMT", "soon"])
+def test_a_date_that_no_calendar_has_is_passed_over(http, url, date):
+    assert http.get(url, headers={"If-Modified-Since": date}).status_code == 200
+
+
 def test_only_the_file_that_the_caller_means_is_sent(http, url):
     for wanted, status in ((ETAG, 200), (f'"x", {ETAG}', 200), ("*", 200), ('"x"', 412), (f"W/{ETAG}", 412)):
         assert http.get(url, headers={"If-Match": wanted}).status_code == status

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from base64 import urlsafe_b64encode
 
 import pytest
 import sqlalchemy as sa
@@ -111,6 +112,13 @@ def test_an_id_that_is_of_no_event_is_refused(http, last_id):
     assert http.get("/v1/events", headers=STREAM | {"Last-Event-ID": last_id}, timeout=5).status_code == 422
 
 
+@pytest.mark.parametrize("place", [(2**63, 0, 0), (-1, 0, 0), (0, 10**30, 0), (0, 0, -(10**30))])
+def test_a_cursor_with_a_number_that_no_database_holds_is_refused(http, place):
+    cursor = urlsafe_b64encode(json.dumps(["events", place]).encode()).decode().rstrip("=")
+    for headers in ({}, {"Accept": "text/event-stream"}):
+        assert http.get("/v1/events", params={"after": cursor}, headers=headers).status_code == 422
+
+
 def test_a_reader_misses_no_event_of_writers_who_commit_in_another_order(bench):
     """Many write at once, also on PostgreSQL, where a transaction that began earlier may commit later."""
     jobs = [bench.job() for _ in range(4)]
@@ -148,6 +156,27 @@ def test_a_reader_misses_no_event_of_writers_who_commit_in_another_order(bench):
     for job in jobs:
         numbers = [seq for job_id, seq in found if job_id == job.id]
         assert numbers == sorted(numbers)
+
+
+def test_one_query_examines_few_events_of_others_and_none_is_missed(bench, monkeypatch):
+    """A reader of few events would otherwise hold a thread for seconds, again and again, where others have millions."""
+    monkeypatch.setattr("server.jobs.event_feed.MAX_EXAMINED", 3)
+    monkeypatch.setattr("server.jobs.event_feed.MAX_SECONDS", -1.0)
+    mine, others = bench.job(), bench.job()
+    for _ in range(10):
+        bench.jobs.pause(others.id)
+        bench.jobs.resume(others.id)
+    bench.jobs.pause(mine.id)
+    wanted, found, pages, place = EventFilter(job_ids=[mine.id]), [], [], BEGINNING
+    while not pages or pages[-1].has_more:
+        pages.append(events_after(bench.jobs.engine, place, wanted, 100))
+        found += [row.seq for row in pages[-1].rows]
+        place = pages[-1].end
+    assert found == list(range(1, bench.jobs.get(mine.id).last_seq + 1))
+    assert len(pages) > 5
+    assert [page.has_more for page in pages if not page.rows][:3] == [True] * 3
+    monkeypatch.setattr("server.jobs.event_feed.MAX_SECONDS", 10.0)
+    assert events_after(bench.jobs.engine, pages[1].end, wanted, 100).rows, "it goes on while it has found nothing"
 
 
 def test_positions_go_on_above_those_of_a_database_from_elsewhere(bench):

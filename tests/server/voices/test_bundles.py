@@ -282,6 +282,8 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes], Any], None], str]] = {
     "no voice": (_set("artifacts", 0, "kind", to="report"), "is not valid"),
     "two best saves": (lambda _, m: m["evaluations"].append({**m["evaluations"][0], "step": 11}), "two saves"),
     "not a number": (_set("evaluations", 0, "values", to={"eval/mel": 1e999}), "is not valid"),
+    "a time before all": (_set("evaluations", 0, "created_at", to="0001-01-01T00:00:00+14:00"), "no year from 1"),
+    "a time after all": (_set("previews", 0, "created_at", to="9999-12-31T23:59:59-14:00"), "no year from 1"),
     "a negative size": (lambda _, m: voice_of(m).update(size=-1), "is not valid"),
 }
 
