@@ -30,9 +30,9 @@ import torch
 
 from benchmarks import rvc_webui
 from benchmarks.lines import cpu_name
-from benchmarks.put_aside import SAMPLES, TRAINED, divide, prepare, scorer
+from benchmarks.put_aside import SAMPLES, TRAINED, divide, prepare, read_generator, scorer
 from rvc_engine.checkpoints import train_state
-from rvc_engine.checkpoints.pair_files import pair_trees, read_pair_file, write_pair
+from rvc_engine.checkpoints.pair_files import pair_trees, write_pair
 from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.clips import ClipFiles
@@ -186,14 +186,10 @@ class Benchmark:
 
     def score(self, folder: Path, program: str, seed: int, steps: int | None = None) -> Scores:
         """Score the only G of a run's folder, and print the line; its number must be `steps`, if given."""
-        found = list(folder.glob("G_*.pth"))
-        if len(found) != 1:
-            sys.exit(f"{program} left {len(found)} G_ files instead of one; see {folder / 'train.log'}")
-        saved, expected = int(found[0].stem[2:]), self.steps if steps is None else steps
+        model, saved = read_generator(folder, self.hparams)
+        expected = self.steps if steps is None else steps
         if saved != expected:
             sys.exit(f"{program} took {saved} steps instead of {expected}: the voices cannot be compared")
-        model = Synthesizer(self.hparams)
-        model.load_state_dict(read_pair_file(found[0]).weights)
         scores = self.evaluator.evaluate(model).values | {KL: kl_divergence(model, self.evaluator.windows)}
         line = {"program": program, "seed": seed, "steps": saved, "scores": _rounded(scores)}
         print(json.dumps(line | self._setting()), flush=True)

@@ -1,17 +1,20 @@
 """Recordings that are put aside before a training, and the scores of voices on them."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import soundfile
 import torch
 
+from rvc_engine.checkpoints.pair_files import read_pair_file
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.clips import ClipFiles, list_clips
 from rvc_engine.data.speakers import Speakers
 from rvc_engine.evaluation.evaluator import Evaluator
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
+from rvc_engine.models.synthesizer import Synthesizer
 from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 from rvc_engine.pitch.estimators import PitchEstimator
 from rvc_engine.workspace.layout import Workspace
@@ -43,7 +46,19 @@ def prepare(dataset: Path, workspace: Workspace, config: TrainingConfig, machine
     return [clip for clip in clips if clip.wave.parent == workspace.slices]
 
 
-def scorer(root: Path, config: TrainingConfig, machine: Machine, judge: PitchEstimator) -> Evaluator:
+def scorer(
+    root: Path, config: TrainingConfig, machine: Machine, judge: PitchEstimator, folder: Path | None = None
+) -> Evaluator:
     """Evaluator of the recordings put aside, with the F0 of renderings and recordings by `judge`."""
-    clips = prepare(root / ASIDE, Workspace(root / "scored", "scored"), config, machine)
+    clips = prepare(root / ASIDE, Workspace(folder or root / "scored", "scored"), config, machine)
     return Evaluator(clips, Hyperparameters.from_config(config), torch.device("cpu"), judge, None)
+
+
+def read_generator(folder: Path, hparams: Hyperparameters) -> tuple[Synthesizer, int]:
+    """The only G of a run's folder, and its number of steps."""
+    found = list(folder.glob("G_*.pth"))
+    if len(found) != 1:
+        sys.exit(f"there are {len(found)} G_ files instead of one in {folder}; see {folder / 'train.log'}")
+    model = Synthesizer(hparams)
+    model.load_state_dict(read_pair_file(found[0]).weights)
+    return model, int(found[0].stem.removeprefix("G_"))
