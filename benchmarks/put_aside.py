@@ -36,6 +36,8 @@ def divide(recordings: Path, seconds: float, root: Path) -> None:
             break
         total += soundfile.info(path).duration
         shutil.copy(path, root / (ASIDE if number % TEST_EVERY == TEST_EVERY - 1 else TRAINED))
+    if not any((root / ASIDE).iterdir()):
+        sys.exit(f"{recordings} gave fewer than {TEST_EVERY} recordings: none could be put aside; use more seconds")
 
 
 def prepare(dataset: Path, workspace: Workspace, config: TrainingConfig, machine: Machine) -> list[ClipFiles]:

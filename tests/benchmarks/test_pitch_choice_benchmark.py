@@ -6,12 +6,13 @@ import pytest
 from benchmarks import pitch_choice
 from benchmarks.pitch_estimators import read_waves
 from benchmarks.put_aside import SAMPLES
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
 from rvc_engine.pitch.swift import SwiftEstimator
 
 
 @pytest.fixture(scope="module")
 def waves() -> list[np.ndarray]:
-    return read_waves(SAMPLES, 4)[:1]
+    return [read_waves(SAMPLES, 1)[0][: 2 * ANALYSIS_SAMPLE_RATE]]
 
 
 def test_speech_made_with_known_f0_has_that_f0(waves: list[np.ndarray]) -> None:
