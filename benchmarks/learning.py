@@ -9,7 +9,7 @@ half precision as in a voice file:
 - `eval/mel`, `eval/mel_posterior`, `eval/f0_cents`, `eval/voicing`: see `rvc_engine.evaluation.evaluator`;
 - `kl`: KL divergence of posterior and prior, per frame, weighted as in training. All are better when lower.
 
-RVC WebUI takes the width of G from config.json, but its discriminators have one size: here ours have it too.
+RVC WebUI takes the width of G from config.json, but its discriminators have one size: beside it ours have it too.
 
 A line for each voice, one for the first weights, then one for each program and format with mean and standard deviation
 over the seeds, and with the differences from RVC WebUI of the same seed. Without `--reference`, ours alone.
@@ -77,10 +77,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rvc-bench-") as name:
         root = Path(name)
         divide(options.recordings, options.seconds, root)
-        benchmark = Benchmark.prepare(root, config, options.steps)
         reference = None
         if options.reference is not None:
             reference = rvc_webui.Reference.place(options.reference, options.reference_python, root / "rvc")
+            for module in (train_state, identity):  # RVC's discriminators have one size, ours follow the width
+                vars(module)["PUBLISHED_WIDTH"] = options.width
+        benchmark = Benchmark.prepare(root, config, options.steps)
         scores: dict[str, list[Scores]] = defaultdict(list)
         for seed in range(1, options.seeds + 1):
             benchmark.write_first_weights(seed)
@@ -116,8 +118,6 @@ class Benchmark:
     @classmethod
     def prepare(cls, root: Path, config: TrainingConfig, steps: int) -> "Benchmark":
         """Prepare the recordings in `trained` and `aside` of the root for trainings of so many steps."""
-        for module in (train_state, identity):  # RVC's discriminators have one size, ours follow the width
-            vars(module)["PUBLISHED_WIDTH"] = config.width
         machine = Machine(device="cpu", num_threads=torch.get_num_threads())
         evaluator = scorer(root, config, machine, SwiftEstimator(1))
         clips = prepare(root / TRAINED, Workspace(root / "prepared", "prepared"), config, machine)
