@@ -2,7 +2,7 @@
 
     python -m benchmarks.pitch_choice FOLDER... --weights FOLDER
 
-Each folder is one speaker. Three kinds of lines, and a line with the mean over the folders or seeds for each:
+Each folder is one speaker, and without folders only voices are made. Three kinds of lines, and a line with the mean over the folders or seeds for each:
 
 - `synthetic`: real speech taken apart by WORLD and synthesized again with its F0 times 0.8 and 1.25, so that the F0 is
   known at every frame. Voiced frames more than 40 dB below the loudest are left out: there is nothing to hear.
@@ -57,7 +57,9 @@ Line = dict[str, object]
 def main() -> None:
     """Print the lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path, default=[SAMPLES], help="folders of recordings, one a speaker")
+    parser.add_argument(
+        "folders", nargs="*", type=Path, help="folders of recordings, one a speaker; none: voices alone"
+    )
     parser.add_argument("--estimators", nargs="+", default=["swift", "fcpe", "crepe-tiny"],
                         choices=get_args(EstimatorName))  # fmt: skip
     parser.add_argument("--weights", type=Path, default=default_weights_folder(), help="folder of published weights")
