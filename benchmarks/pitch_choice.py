@@ -2,10 +2,11 @@
 
     python -m benchmarks.pitch_choice FOLDER... --weights FOLDER
 
-Each folder is one speaker, and without folders only voices are made. Three kinds of lines, and a line with the mean over the folders or seeds for each:
+Each folder is one speaker; without folders only voices are made. Three kinds of lines, and a line with the mean over the
+folders or seeds for each:
 
 - `synthetic`: real speech taken apart by WORLD and synthesized again with its F0 times 0.8 and 1.25, so that the F0 is
-  known at every frame. Voiced frames more than 40 dB below the loudest are left out: there is nothing to hear.
+  known at every frame. Voiced frames more than 40 dB below the loudest are left out: they are hardly audible.
 - `noise`: real speech with pink noise; the truth is the estimator's own curve without noise, which also favours one
   that is wrong in the same way both times.
 - `voices`: small nets from scratch, trained with the curves of each estimator and scored on recordings put aside, with
