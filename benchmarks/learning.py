@@ -110,7 +110,7 @@ class Benchmark:
 
     root: Path
     config: TrainingConfig
-    """Of all trainings, but for seed and precision."""
+    """Config of all trainings, but for seed and precision."""
     clips: Sequence[ClipFiles]
     evaluator: Evaluator
     machine: Machine

@@ -2,8 +2,8 @@
 
     python -m benchmarks.pitch_choice FOLDER... --weights FOLDER
 
-Each folder is one speaker; without folders only voices are made. Three kinds of lines, and a line with the mean over the
-folders or seeds for each:
+Each folder is one speaker; without folders only voices are made. Three kinds of lines, and a line with the mean over
+the folders or seeds for each:
 
 - `synthetic`: real speech taken apart by WORLD and synthesized again with its F0 times 0.8 and 1.25, so that the F0 is
   known at every frame. Voiced frames more than 40 dB below the loudest are left out: they are hardly audible.
