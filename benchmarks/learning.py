@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--recordings", type=Path, default=SAMPLES, help="a folder of one speaker")
     parser.add_argument("--seconds", type=float, default=60, help="length of the recordings to use")
     parser.add_argument("--width", type=int, default=48, help="192 is the published size")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=300, help="at least; whole epochs are trained")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=TrainingConfig().learning_rate)
@@ -84,7 +84,7 @@ def main() -> None:
                 vars(module)["PUBLISHED_WIDTH"] = options.width
         benchmark = Benchmark.prepare(root, config, options.steps)
         scores: dict[str, list[Scores]] = defaultdict(list)
-        for seed in range(1, options.seeds + 1):
+        for seed in options.seeds:
             benchmark.write_first_weights(seed)
             scores["first weights"].append(benchmark.score(benchmark.first, "first weights", seed, 0))
             if reference is not None:
