@@ -10,41 +10,35 @@ The recordings are so few that the benchmark holds more clips out than a run doe
 
 import argparse
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 
+from benchmarks.put_aside import SAMPLES, TRAINED, divide, scorer
 from rvc_engine.audio.mel import log_mel, spectrogram
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data import split
-from rvc_engine.data.clips import list_clips
-from rvc_engine.data.speakers import Speakers
 from rvc_engine.evaluation import evaluator, stopping
 from rvc_engine.evaluation.evaluator import Evaluator
 from rvc_engine.evaluation.history import kept_end
 from rvc_engine.events import Evaluated, Event
-from rvc_engine.hyperparameters import MEL_WEIGHT, Hyperparameters
+from rvc_engine.hyperparameters import MEL_WEIGHT
 from rvc_engine.machine import Machine
-from rvc_engine.pipeline.pipeline import StageSelection, make_voice
+from rvc_engine.pipeline.pipeline import make_voice
 from rvc_engine.pitch.swift import SwiftEstimator
 from rvc_engine.voices.export import read_voice
 from rvc_engine.workspace.layout import Workspace
 
-ROOT = Path(__file__).parents[1]
 SHARE = 0.15
-TEST_EVERY = 5
-"""Every fifth recording is put aside for the scores."""
 SPACING_STEPS = 5
 
 
 def main() -> None:
     """Print a JSON line per seed and length."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recordings", type=Path, default=ROOT / "samples", help="a folder of one speaker")
+    parser.add_argument("--recordings", type=Path, default=SAMPLES, help="a folder of one speaker")
     parser.add_argument("--seconds", type=float, default=100, help="length of the recordings to use")
     parser.add_argument("--width", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=3)
@@ -69,40 +63,16 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        _divide(options.recordings, options.seconds, root)
+        divide(options.recordings, options.seconds, root)
         machine = Machine(device="cpu", num_threads=torch.get_num_threads(), cache_folder=root / "cache")
-        scorer = _scorer(root, config, machine)
+        evaluator_of_aside = scorer(root, config, machine, SwiftEstimator(1))
         lengths = ["auto", *sorted(options.fixed)]
         for epochs in lengths:
             for seed in range(1, options.seeds + 1):
                 changes = {"seed": seed, "total_epochs": epochs}
                 if epochs == "auto":
                     changes["stop_share"] = options.stop_share
-                _train(root, config.model_copy(update=changes), machine, scorer)
-
-
-def _divide(recordings: Path, seconds: float, root: Path) -> None:
-    """Copy recordings of that length into `trained` and `aside`."""
-    for name in ("trained", "aside"):
-        (root / name).mkdir()
-    files = sorted(path for path in recordings.rglob("*") if path.suffix in {".flac", ".ogg", ".wav"})
-    total = 0.0
-    for number, path in enumerate(files):
-        if total >= seconds:
-            break
-        total += soundfile.info(path).duration
-        shutil.copy(path, root / ("aside" if number % TEST_EVERY == TEST_EVERY - 1 else "trained"))
-
-
-def _scorer(root: Path, config: TrainingConfig, machine: Machine) -> Evaluator:
-    """Evaluator of the recordings that were put aside."""
-    workspace = Workspace(root / "scored", "scored")
-    selection = StageSelection(training=False, index=False)
-    make_voice(root / "aside", workspace, config, machine, lambda _: None, selection=selection)
-    hparams = Hyperparameters.from_config(config)
-    clips, _ = list_clips(workspace, hparams, Speakers.from_workspace(workspace, config))
-    voiced = [clip for clip in clips if clip.wave.parent == workspace.slices]
-    return Evaluator(voiced, hparams, torch.device("cpu"), SwiftEstimator(1), None)
+                _train(root, config.model_copy(update=changes), machine, evaluator_of_aside)
 
 
 def _score(voice: Path, scorer: Evaluator) -> float:
@@ -130,7 +100,7 @@ def _train(root: Path, config: TrainingConfig, machine: Machine, scorer: Evaluat
         if isinstance(event, Evaluated):
             curve.append((event.step, round(event.values["eval/mel"], 2)))
 
-    make_voice(root / "trained", workspace, config, machine, report)
+    make_voice(root / TRAINED, workspace, config, machine, report)
     if config.total_epochs == "auto" and (end := kept_end(workspace.root)) is not None:
         line |= end.model_dump(exclude={"type", "time"})
     print(json.dumps(line | {"score": round(_score(workspace.voice_file, scorer), 2), "curve": curve}), flush=True)
