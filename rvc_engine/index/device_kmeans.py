@@ -65,5 +65,6 @@ def nearest(rows: Tensor, centres: Tensor) -> Tensor:
     origin = centres.mean(dim=0)
     centres = centres - origin
     halves = centres.square().sum(dim=1) / 2
-    block = max(1, SCORES_AT_ONCE // len(centres))
-    return torch.cat([torch.addmm(-halves, part - origin, centres.T).argmax(dim=1) for part in rows.split(block)])
+    size = max(1, SCORES_AT_ONCE // len(centres))
+    parts = (rows[start : start + size] for start in range(0, len(rows), size))
+    return torch.cat([torch.addmm(-halves, part - origin, centres.T).argmax(dim=1) for part in parts])
