@@ -54,9 +54,9 @@ def test_it_finds_centres_as_good_as_faiss_finds(rows: NDArray[np.float32], devi
     assert distance(rows, ours) < 1.1 * distance(rows, theirs.centroids)
 
 
-def test_a_gpus_way_finds_the_centres_of_the_cpus_but_for_rounding(rows: NDArray[np.float32]) -> None:
-    centres = [minibatch_kmeans(rows, 50, 1, 1, quiet, device) for device in DEVICES]
-    assert np.abs(centres[0] - centres[1]).max(axis=1).mean() < 0.01  # neighbours are 0.5 away from each other
+def test_a_gpus_way_finds_centres_as_near_as_the_cpus(rows: NDArray[np.float32]) -> None:
+    on_the_cpu, on_a_gpu = (distance(rows, minibatch_kmeans(rows, 50, 2, 1, quiet, device)) for device in DEVICES)
+    assert on_a_gpu == pytest.approx(on_the_cpu, rel=0.02)  # not the same ones: a CPU may compare in bf16
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -53,7 +53,7 @@ export class Parts {
     this.seconds = round(file.seconds + left.reduce((sum, part) => sum + part.to_seconds - part.from_seconds, 0));
     byId("parts").hidden = !isChangeable;
     this.list();
-    const load = (path) => retryUnreachable(() => later(() => import(path)));
+    const load = (path) => retryUnreachable(() => later(import.meta.resolve(path)));
     const [{ default: WaveSurfer }, { default: Regions }] = await Promise.all(
       ["wavesurfer", "regions"].map((name) => load(`../../vendor/wavesurfer/${name}.esm.js`)));
     if (mine !== turn || this.audio.error) return;
