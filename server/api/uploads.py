@@ -115,13 +115,11 @@ async def create_upload(
 async def get_offset(upload_id: str, context: Context) -> Response:
     """Get the number of received bytes in `Upload-Offset`. A chunk that is being received goes on."""
     upload = await on_disk(context.uploads.get, None, upload_id)
-    stored = await on_disk(context.uploads.offset, upload)
-    receiving = context.upload_locks.offset(upload_id)  # after what is stored: a chunk may have begun meanwhile
-    headers = _headers(
-        upload.expires_at,
-        Upload_Offset=str(stored if receiving is None else receiving),
-        Upload_Length=str(upload.length),
-    )
+    offset = await context.upload_locks.offset(upload_id, upload.length)
+    if offset is None:
+        upload = await on_disk(context.uploads.get, None, upload_id)
+        offset = await on_disk(context.uploads.offset, upload)
+    headers = _headers(upload.expires_at, Upload_Offset=str(offset), Upload_Length=str(upload.length))
     if upload.tus_metadata:
         headers["Upload-Metadata"] = upload.tus_metadata
     return Response(status_code=200, headers=headers)

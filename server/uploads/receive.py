@@ -20,6 +20,8 @@ from server.errors import Conflict, TooSlow
 from server.http.threads import on_disk
 
 WRITE_BYTES = 1 << 20
+STORED_SECONDS = 10.0
+"""Longest wait until a whole upload is stored, to tell its offset."""
 WATCH_SECONDS = 60.0
 WATCH_BYTES = 64 << 20
 PACE_SECONDS = 300.0
@@ -43,10 +45,20 @@ class UploadLocks:
     def __init__(self) -> None:
         self._running: dict[str, LockHolder] = {}
 
-    def offset(self, upload_id: str) -> int | None:
-        """Offset of an upload that a chunk is being received of; None for others. Ends nothing."""
+    async def offset(self, upload_id: str, length: int) -> int | None:
+        """Offset of an upload of this length that a chunk is being received of; None for others. Ends nothing.
+
+        One whose last bytes have come is waited for, and is below its length until they are stored.
+        """
         holder = self._running.get(upload_id)
-        return None if holder is None or holder.offset is None else holder.offset()
+        if holder is None or holder.offset is None:
+            return None
+        if holder.offset() < length:
+            return holder.offset()
+        with anyio.move_on_after(STORED_SECONDS):
+            await holder.done.wait()
+            return None
+        return length - 1
 
     @asynccontextmanager
     async def exclusive(self, upload_id: str) -> AsyncIterator[LockHolder]:

@@ -256,12 +256,16 @@ class Soak:
         return faults
 
     def _of_logs(self) -> list[str]:
-        """Exceptions in the processes' logs, each kind once."""
+        """Exceptions in the processes' logs, each kind once, with the lines around the first."""
         found: Counter[str] = Counter()
         for log in self.station.folder.glob("*.log"):
-            for line in log.read_text(errors="replace").splitlines():
+            lines = log.read_text(errors="replace").splitlines()
+            for number, line in enumerate(lines):
                 if "Traceback" in line or line.startswith("Fatal") or '"level": "critical"' in line:
-                    found[f"{log.name}: {line[:200]}"] += 1
+                    kind = f"{log.name}: {line[:200]}"
+                    if kind not in found:
+                        print(kind, *lines[max(0, number - 2) : number + 60], sep="\n", file=sys.stderr)
+                    found[kind] += 1
         return [f"{line} ({count} times)" for line, count in found.items()]
 
     def _figures(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ ALLOWED = re.compile(
     r"^(instance\.json|server\.lock|rvc-train\.db(-wal|-shm)?|trash/.*|weights/.*|readings/wrk_\w+(/.*)?|backups?/.*"
     r"|calibrations(/.*)?"
     r"|workers/.*|cache/ds_\w+/.*"
-    r"|jobs/job_\w+/(job\.log|workspace/.*|attempts/\d+/(config\.json|checkpoints/.*)))$"
+    r"|jobs/job_\w+/(job\.log|workspace/.*|attempts/\d+/((config|provenance)\.json|checkpoints/.*)))$"
 )
 """Files that no row names one by one; the folder's name has a row, or the sweep would have taken it."""
 

@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from server.uploads import receive
+
 TUS = {"Tus-Resumable": "1.0.0"}
 PIECE = TUS | {"Content-Type": "application/offset+octet-stream"}
 
@@ -171,6 +173,28 @@ def test_a_disk_that_is_slow_to_write_back_keeps_nobody_else_waiting(
     assert time.monotonic() - began < 1
     release.set()
     put.join()
+
+
+def test_an_upload_counts_as_whole_only_once_it_is_stored(
+    http: httpx.Client, recording: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release, finish = threading.Event(), threading.Event(), receive._finish
+
+    def slow(*arguments: Any) -> None:
+        begun.set()
+        release.wait(20)
+        finish(*arguments)
+
+    monkeypatch.setattr(receive, "_finish", slow)
+    address = begin(http, len(recording))
+    sender = threading.Thread(target=send, args=(http, address, 0, recording))
+    sender.start()
+    assert begun.wait(10)
+    threading.Timer(0.5, release.set).start()
+    assert offset_of(http, address) == len(recording)
+    made = http.post("/v1/datasets", json={"name": "slow disk", "upload_id": address.rpartition("/")[2]})
+    assert made.status_code == 201, made.text
+    sender.join()
 
 
 @pytest.fixture
