@@ -95,6 +95,7 @@ def test_a_token_is_told_once_opens_the_server_and_opens_nothing_once_it_is_revo
     assert opens(house, secret)
     dialog.get_by_role("button", name="Done").click()
     expect(dialog).to_be_hidden()
+    expect(page.locator("#secret-value")).to_have_text("")  # in the event after the click
     assert secret not in page.content()
     row = page.get_by_role("row").filter(has_text="her phone")
     expect(row).to_contain_text("read only")
