@@ -7,17 +7,20 @@ problem details, and has no `If-Match` and `If-None-Match`.
 
 import base64
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate, mktime_tz, parsedate_tz
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 from zipstream import ZIP_STORED, ZipStream
 
-from server.errors import PreconditionFailed, RangeNotSatisfiable
+from server.errors import NotFound, PreconditionFailed, RangeNotSatisfiable
 from server.http.etags import matches_strongly, matches_weakly
 from server.http.threads import on_disk
 
@@ -72,14 +75,15 @@ def file_response(
     """The first `size` bytes of a file, or the requested range, or 304.
 
     `sha256`: of a file that never changes, in hexadecimal; its ETag and `Repr-Digest` (RFC 9530). Such a file has
-    `Last-Modified` too. Raises RangeNotSatisfiable, and PreconditionFailed for another `If-Match`.
+    `Last-Modified` too. Raises RangeNotSatisfiable, NotFound, and PreconditionFailed for another `If-Match`.
     """
     headers = {"Accept-Ranges": "bytes", **(headers or {})}
     etag = None
     if sha256 is not None:
         etag = headers["ETag"] = f'"{sha256}"'
         headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
-        modified_at = int(path.stat().st_mtime)
+        with deleted_as_not_found():
+            modified_at = int(path.stat().st_mtime)
         headers["Last-Modified"] = formatdate(modified_at, usegmt=True)
         if not matches_strongly(request.headers.get("if-match"), etag):
             raise PreconditionFailed("the file is another one than in If-Match; get it without that header")
@@ -106,26 +110,47 @@ def _is_unchanged(request: Request, etag: str, modified_at: int) -> bool:
 
 
 def span_response(path: Path, span: Span, *, headers: dict[str, str], media_type: str, status: int = 200) -> Response:
-    """The bytes of a span of the file."""
+    """The bytes of a span of the file, which is opened at once. Raises NotFound for one that was just deleted."""
     headers = {**headers, "Content-Length": str(span.end - span.start)}
     if span.end == span.start:
         return Response(status_code=status, headers=headers, media_type=media_type)
-    return StreamingResponse(_read(path, span), status, headers, media_type)
+    with deleted_as_not_found():
+        return _SpanResponse(path.open("rb"), span, status, headers, media_type)
 
 
-async def _read(path: Path, span: Span) -> AsyncIterator[bytes]:
-    num_left = span.end - span.start
-    file = await on_disk(path.open, "rb")
+@contextmanager
+def deleted_as_not_found() -> Iterator[None]:
+    """Translate the error for a file that was deleted after its row was read to NotFound."""
     try:
-        await on_disk(file.seek, span.start)
-        while num_left > 0:
-            chunk = await on_disk(file.read, min(_CHUNK, num_left))
-            if not chunk:
-                return  # the file shrank: the client notices by `Content-Length`
-            num_left -= len(chunk)
-            yield chunk
-    finally:
-        file.close()  # nothing was written: closing does not wait
+        yield
+    except FileNotFoundError as error:
+        raise NotFound("the file was deleted a moment ago, with what it belonged to") from error
+
+
+class _SpanResponse(StreamingResponse):
+    """Response with a span of an open file, closed at its end, also of one that is not sent to the end."""
+
+    def __init__(self, file: BinaryIO, span: Span, status: int, headers: dict[str, str], media_type: str) -> None:
+        super().__init__(_read(file, span), status, headers, media_type)
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._file.close()  # nothing was written: closing does not wait
+
+
+async def _read(file: BinaryIO, span: Span) -> AsyncIterator[bytes]:
+    num_left = span.end - span.start
+    await on_disk(file.seek, span.start)
+    while num_left > 0:
+        chunk = await on_disk(file.read, min(_CHUNK, num_left))
+        if not chunk:
+            return  # the file shrank: the client notices by `Content-Length`
+        num_left -= len(chunk)
+        yield chunk
 
 
 def zip_of(files: Sequence[tuple[Path, str]]) -> tuple[AsyncIterator[bytes], int]:

@@ -10,7 +10,7 @@ from rvc_train.schemas.access import Scope
 from server.api.authorization import requires
 from server.context import AppContext, Context
 from server.errors import RangeNotSatisfiable, Refused
-from server.http.downloads import Span, file_response, span_response
+from server.http.downloads import Span, deleted_as_not_found, file_response, span_response
 from server.http.problem_details import documented
 from server.http.sse import Batch, in_thread, last_event_id, message, wants_stream
 from server.results.logs import log_size, read_lines, tail_offset
@@ -71,7 +71,8 @@ def get_logs(
 
 
 def _start(path: Path, tail: int | None, offset: int | None) -> int:
-    return tail_offset(path, tail) if tail is not None else offset or 0
+    with deleted_as_not_found():
+        return tail_offset(path, tail) if tail is not None else offset or 0
 
 
 class _LogFollower:

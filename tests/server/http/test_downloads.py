@@ -3,8 +3,11 @@
 import base64
 import hashlib
 import io
+import os
+import sys
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -165,3 +168,21 @@ def test_all_files_come_in_one_zip_of_the_announced_length(
 def test_a_job_without_files_has_no_zip(http: httpx.Client, live: Any) -> None:
     job = live.bench.job(name="young")
     assert http.get(f"/v1/jobs/{job.id}/artifacts.zip").status_code == 404
+
+
+@pytest.mark.parametrize("query", ["", "?tail=20", "?offset=1"])
+def test_a_log_that_is_deleted_while_it_is_asked_for_is_404(http, live, job_id, query, monkeypatch):
+    assert not live.context.storage.job_log(job_id).exists()
+    for module in ("server.api.jobs.logs", "server.results.logs"):
+        monkeypatch.setattr(f"{module}.log_size", lambda _: 15)  # as it was a moment ago
+    answer = http.get(f"/v1/jobs/{job_id}/logs{query}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are looked up in /proc")
+def test_a_file_is_closed_though_nobody_reads_it_to_its_end(http, live, url, eventually):
+    with http.stream("GET", url) as answer:
+        next(answer.iter_bytes(10))
+    http.head(url)
+    opened = Path("/proc/self/fd")
+    eventually(lambda: not any("/artifacts/" in os.path.realpath(each) for each in opened.iterdir()))
