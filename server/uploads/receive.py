@@ -21,7 +21,7 @@ from server.http.threads import on_disk
 
 WRITE_BYTES = 1 << 20
 STORED_SECONDS = 10.0
-"""Longest wait until a whole upload is stored, to tell its offset."""
+"""Longest wait of a question for the offset until a whole upload is stored."""
 WATCH_SECONDS = 60.0
 WATCH_BYTES = 64 << 20
 PACE_SECONDS = 300.0
