@@ -27,6 +27,7 @@ from server.auth.local_token import provide_local_token, release_address
 from server.context import AppContext
 from server.errors import SettingsRefused
 from server.http.connections import Connection, allow_many_connections
+from server.http.threads import share_heaps
 from server.logging import set_up_logging
 from server.middleware.forwarded import ForwardedHeaders
 from server.setting_names import WORKER_ONLY, check_setting_names
@@ -85,6 +86,7 @@ class _ServerOfProcess(Server):
 def main() -> int:
     """Read and check the settings, then serve. Returns the exit code: 2 for settings or a machine that do not work."""
     os.umask(UMASK)
+    share_heaps()
     allow_many_connections()
     on_stop_signals(_exit)  # uvicorn installs its own while it serves, and raises the signal again afterwards
     stop_with_parent(sys.argv, stop_main_thread)

@@ -22,6 +22,9 @@ from server.database.clock import RECYCLE_SECONDS
 from server.database.copies import back_up_before, newest_backup_before
 from server.errors import SchemaChanged, SettingsRefused
 
+CACHE_KIB = 500
+"""Pages that each connection keeps. Each write of another connection empties this cache, so that a larger one, by
+default 2,000 KiB, is mostly memory that dozens of connections hold and do not use; the system caches the file too."""
 BUSY_TIMEOUT_MS = 30_000
 NUM_CONNECTIONS = 15
 """Default maximum of connections per process."""
@@ -84,6 +87,7 @@ def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA wal_autocheckpoint=0")
+    connection.execute(f"PRAGMA cache_size={-CACHE_KIB}")
 
 
 @tenacity.retry(

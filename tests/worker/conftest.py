@@ -182,6 +182,11 @@ class Shop:
         with read_session(self.engine) as session:
             return list(session.exec(select(Attempt).where(Attempt.job_number == number)).all())
 
+    def engine_pid(self, job_id: str) -> int:
+        """Process of the first attempt's engine, once it is recorded, maybe after its first steps."""
+        self.wait_until(lambda: self.attempts(job_id)[0].engine_pid is not None, "the record of the engine's process")
+        return int(self.attempts(job_id)[0].engine_pid or 0)
+
     def log(self, job_id: str) -> str:
         path = self.storage.job_log(job_id)
         return path.read_text() if path.is_file() else ""

@@ -170,7 +170,7 @@ def test_an_engine_that_ignores_the_wish_to_stop_is_killed_with_its_group(shop):
     job_id = shop.submit([["log", "deaf"], ["hang"]])
     with shop.worker(stop_seconds=0.5):
         shop.wait_until(lambda: "deaf" in shop.log(job_id), "the engine")
-        pid = shop.attempts(job_id)[0].engine_pid
+        pid = shop.engine_pid(job_id)
         shop.jobs.cancel(job_id)
         shop.wait_for(job_id, "cancelled", seconds=5)
     assert not psutil.pid_exists(pid)
@@ -214,7 +214,7 @@ def test_a_worker_that_lost_its_job_stops_its_engine_and_writes_nothing_more(sho
     job_id = shop.submit([["train", 1000, 0.05, 1000]])
     with shop.worker() as stop:
         shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
-        pid = shop.attempts(job_id)[0].engine_pid
+        pid = shop.engine_pid(job_id)
         shop.jobs.force_fail(job_id, "an administrator ended it")
         shop.wait_until(lambda: not psutil.pid_exists(pid), "the engine's end")
         last = shop.job(job_id).last_seq
@@ -334,7 +334,7 @@ def test_a_worker_killed_with_kill_9_leaves_no_engine_behind(shop):
     worker = subprocess.Popen([sys.executable, "-m", "worker"], env=environment, stderr=subprocess.DEVNULL)
     try:
         shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
-        pid = shop.attempts(job_id)[0].engine_pid
+        pid = shop.engine_pid(job_id)
     finally:
         worker.kill()
         worker.wait()

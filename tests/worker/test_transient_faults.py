@@ -95,7 +95,7 @@ def test_a_postgresql_that_refuses_writes_during_a_failover_is_waited_for(shop: 
         there.wait_until(lambda: len(there.steps(job_id)) >= 2, "two steps")
         change("SET default_transaction_read_only = on")
         (shop.folder / "go").touch()
-        engine = there.attempts(job_id)[0].engine_pid
+        engine = there.engine_pid(job_id)
         there.wait_until(lambda: process_identity(engine) is None, "the engine's end, without the database")
         change("RESET default_transaction_read_only")
         job = there.wait_for(job_id, "succeeded", "failed")
