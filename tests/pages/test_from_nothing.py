@@ -169,7 +169,9 @@ def test_a_failed_download_is_one_sentence_and_files_of_an_installation_help(
     page = visit(house).page
     bring(page, house)
     page.get_by_role("button", name="Download now").click()
-    expect(page.locator("#needs .fault")).to_have_text(re.compile(r"^The download from 127\.0\.0\.1 failed\. "))
+    expect(page.locator("#needs .fault")).to_have_text(
+        re.compile(r"^The download from 127\.0\.0\.1 failed\. "), timeout=SLOW
+    )
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
     folder = tmp_path / "Applio"
     for key, content in CONTENT.items():
