@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -95,7 +96,7 @@ def _job_public(job: Job, queue_position: int | None, forecast: JobForecast, det
         queue_position=queue_position,
         starts_in=forecast.starts_in,
         eta=forecast.eta,
-        resources=JobResources(**asdict(parse_needs(job.needs))),
+        resources=_resources(job.needs),
         lacking=list(forecast.lacking),
         disk_bytes=int(details.disk_bytes or 0),
         num_artifacts=details.num_artifacts,
@@ -105,6 +106,12 @@ def _job_public(job: Job, queue_position: int | None, forecast: JobForecast, det
         error=_job_error(job),
         content_notice=content_notice(job),
     )
+
+
+@lru_cache(1024)
+def _resources(needs: str) -> JobResources:
+    """Cached: most jobs need the same, and every job of a list has it."""
+    return JobResources(**asdict(parse_needs(needs)))
 
 
 def _job_error(job: Job) -> JobError | None:
