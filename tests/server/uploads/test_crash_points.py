@@ -99,7 +99,7 @@ class Case:
     ignored_threads = PERIODIC
     steps = ""
     in_start = False
-    """Whether it dies while it starts."""
+    """Whether steps count from its start on."""
     min_points = 3
 
     def prepare(self, client: Client, data: Path) -> None:
@@ -186,6 +186,7 @@ class Orphans(Case):
     environment: ClassVar[dict[str, str]] = SHORT_TRASH
     constants: ClassVar[dict[str, object]] = SOON
     ignored_threads = ""
+    in_start = True  # the search for orphans begins with it
     steps = "trash|datasets/|uploads/"
 
     def prepare(self, client: Client, data: Path) -> None:
@@ -274,11 +275,11 @@ class Scene:
         else:
             server = station.start_server(points)
             points.arm(at, **chosen)
-            try:
-                case.act(self.client)
-                self.wait_until_ready()
-            except httpx.TransportError:
-                server.wait(20)
+        try:
+            case.act(self.client)
+            self.wait_until_ready()
+        except httpx.TransportError:
+            server.wait(20)
         has_ended = server.poll() is not None
         stop(server)
         was_killed = points.was_killed()
