@@ -236,7 +236,7 @@ class LocalWorker(RegisteredWorker):
         return self._jobs.why_never_claimed(job_id, self.worker_id)
 
     @database_errors()
-    def claim_conversion(self) -> "LocalConversionLease | None":
+    def claim_conversion(self, *, may_wait: bool = False) -> "LocalConversionLease | None":
         lease = self._conversions.claim(self.worker_id) if self._conversions.has_waiting() else None
         if lease is None:
             return None
