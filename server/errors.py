@@ -31,6 +31,7 @@ ServerError
 ├── RangeNotSatisfiable        a range beyond the end of the file
 ├── LeaseLost                  a worker's lease was replaced, or its job ended: write nothing more
 ├── WorkerVersionRefused       a worker that exchanges in a version which does not go with the server's
+├── DataAway                   the data folder is not the one of the database for now
 ├── CheckpointsDamaged         the stored checkpoints of a job cannot be read
 ├── SchemaChanged              the database's schema is another than the worker's: it gets no job
 └── NothingPublished           a worker reported success without a published voice
@@ -262,3 +263,9 @@ class CheckpointsDamaged(ServerError):
     """The record of a job's stored checkpoints cannot be read."""
 
     code = "checkpoints_damaged"
+
+
+class DataAway(ServerError):
+    """The data folder is not the one of the database for now, as when its disk is not mounted."""
+
+    code = "unavailable"

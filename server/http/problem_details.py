@@ -43,6 +43,7 @@ _STATUS_OF: dict[type[errors.ServerError], int] = {
     errors.PreconditionFailed: 412,
     errors.TooSlow: 408,
     errors.Refused: 422,
+    errors.DataAway: 503,
     errors.NoSpace: 507,
     errors.TooManyRequests: 429,
     errors.RangeNotSatisfiable: 416,

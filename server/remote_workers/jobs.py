@@ -90,6 +90,12 @@ class RemoteJobs:
             and EngineBefore(pid=previous.pid, started_at=previous.started_at, host=previous.host),
         )
 
+    def find_live(self, lease_id: str, key: str) -> HeldJob:
+        """As `find`, for requests of a worker that runs the job: one that was cut off gets its lease back."""
+        held = self.find(lease_id, key)
+        is_back = not held.is_valid and held.may_go_on and self._jobs.regain(held.lease)
+        return replace(held, is_valid=True) if is_back else held
+
     def find(self, lease_id: str, key: str) -> HeldJob:
         """The lease of an id. NotFound for a wrong key, LeaseLost for a job that was deleted."""
         self._keys.check(lease_id, key)

@@ -8,10 +8,11 @@ from rvc_train.schemas.work.workers import HeldLease, WorkerBeatAnswer, WorkerRe
 from rvc_train.schemas.workers import Drain, GpuPublic, WorkerCommand
 from server.conversions.queue import ConversionQueue
 from server.database.clock import utc_now
-from server.errors import LeaseLost, NotFound
+from server.errors import DataAway, LeaseLost, NotFound
 from server.jobs.service import JobService
 from server.remote_workers.jobs import RemoteJobs
 from server.remote_workers.keys import WorkerKeys
+from server.storage.instances import is_joined
 from server.storage.local import Storage
 from server.workers.gpu_telemetry import delete_gpu_telemetry, write_gpu_telemetry
 
@@ -51,7 +52,7 @@ class RemoteWorkers:
         if lease is None:
             return WorkerBeatAnswer(drain=drain, command=WorkerCommand.NONE, lost=None)
         try:
-            command = self._jobs.heartbeat(self._leases.find(lease.lease_id, lease.key).lease)
+            command = self._jobs.heartbeat(self._leases.find_live(lease.lease_id, lease.key).lease)
         except LeaseLost as error:
             return WorkerBeatAnswer(drain=drain, command=WorkerCommand.NONE, lost=str(error))
         return WorkerBeatAnswer(drain=drain, command=command, lost=None)
@@ -87,7 +88,9 @@ class RemoteWorkers:
         return [*self._conversions.requeue_worker(worker_id), *self._jobs.requeue_worker(worker_id)]
 
     def statuses(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
-        """Statuses of those jobs that there are."""
+        """Statuses of those jobs that there are. DataAway: a disk may be unmounted, or the database replaced."""
+        if not is_joined(self._jobs.engine, self._storage):
+            raise DataAway("data folder and database do not have the same id any more; mount the server's disk")
         found = {}
         for job_id in job_ids:
             try:

@@ -64,6 +64,7 @@ class Connection:
             self.url = httpx.URL(url.strip().rstrip("/").removesuffix("/v1"))
             if self.url.scheme not in {"http", "https"} or not self.url.host:
                 raise SettingsRefused(f"{url!r} is not a server address; use one such as https://voices.example.org")
+            self._clients: list[httpx.Client] = []
             self._auth = TokenAuth(self.url, token, "")
             self._client = self.new_client()
         except (httpx.InvalidURL, InvalidProxy, UsageError, OSError) as error:
@@ -74,11 +75,14 @@ class Connection:
         """A client with connections of its own. Redirects are not followed: the token is for one server."""
         headers = {"User-Agent": "rvc-train", "Accept": "application/json", PROTOCOL_HEADER: str(PROTOCOL)}
         transport = transport_for(self.url)
-        return httpx.Client(base_url=self.url, headers=headers, auth=self._auth, timeout=TIMEOUT, transport=transport)
+        client = httpx.Client(base_url=self.url, headers=headers, auth=self._auth, timeout=TIMEOUT, transport=transport)
+        self._clients.append(client)
+        return client
 
     def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
+        """Close all connections."""
+        for client in self._clients:
+            client.close()
 
     def ask(
         self,

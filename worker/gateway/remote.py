@@ -225,7 +225,7 @@ class HttpWorker(RegisteredWorker):
         def run() -> None:
             try:
                 answer.set_result(self._connection.ask(shape, "POST", path, self._headers, body, wait=wait))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised in the thread that waits
                 answer.set_exception(error)
 
         threading.Thread(target=run, name="claim", daemon=True).start()
@@ -256,5 +256,3 @@ class HttpWorker(RegisteredWorker):
             self._connection.send("DELETE", self._path, self._headers)
         except SettingsRefused as error:  # as when its token was revoked: nothing more is to be had from the server
             logger.warning("the end of the worker was not recorded", reason=first_line(error))
-        for wait in (self._wait_for_jobs, self._wait_for_conversions):
-            wait.client.close()

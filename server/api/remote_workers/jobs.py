@@ -33,7 +33,7 @@ LeaseId = Annotated[str, InPath(max_length=100, pattern=r"^job_[0-9a-f]{32}\.[0-
 @requires(Scope.WORK)
 def renew(lease_id: LeaseId, context: Context, key: LeaseKey) -> Response:
     """Renew a lease, outside of the worker's heartbeats."""
-    context.jobs.heartbeat(context.remote_jobs.find(lease_id, key).lease)
+    context.jobs.heartbeat(context.remote_jobs.find_live(lease_id, key).lease)
     return Response(status_code=204)
 
 
@@ -123,7 +123,7 @@ async def send_file(
 @requires(Scope.WORK)
 def record_engine(lease_id: LeaseId, engine: EngineStarted, context: Context, key: LeaseKey) -> Response:
     """Record the attempt's engine process, which the next attempt ends if it outlives its worker."""
-    lease = context.remote_jobs.find(lease_id, key).lease
+    lease = context.remote_jobs.find_live(lease_id, key).lease
     context.jobs.record_engine_process(lease, engine.pid, engine.started_at)
     return Response(status_code=204)
 
@@ -132,7 +132,7 @@ def record_engine(lease_id: LeaseId, engine: EngineStarted, context: Context, ke
 @requires(Scope.WORK)
 def record_events(lease_id: LeaseId, report: EventsReport, context: Context, key: LeaseKey) -> Response:
     """Record a batch of the engine's events; a number that was recorded changes nothing."""
-    held = context.remote_jobs.find(lease_id, key)
+    held = context.remote_jobs.find_live(lease_id, key)
     with full_disk_as_no_space():
         context.remote_jobs.record(held, report)
     return Response(status_code=204)
