@@ -11,7 +11,7 @@ from rvc_train.schemas.jobs import JobStatus
 from server.database.tables import Attempt, Job, Worker
 from server.job_store.events import NewEvent
 from server.job_store.leases import Lease, attempt_of, claim_statement
-from server.job_store.transitions import JobStore
+from server.job_store.transitions import JobColumns, JobStore
 from server.scheduling.queue import Group, turns
 from server.scheduling.resources import fits, lacking, parse_needs
 
@@ -63,8 +63,9 @@ def regain(session: Session, store: JobStore, lease: Lease) -> bool:
     if job is None or session.execute(lapsed).first() is None or worker is None or worker.stopped_at is not None:
         return False
     event = NewEvent(EventType.STARTED, f"attempt {job.claims} goes on: its worker is back", {"worker_id": worker.id})
-    recoveries = max(0, job.recoveries - 1)  # nothing was lost
-    store.transition(session, job, JobStatus.RUNNING, event, worker_id=worker.id, recoveries=recoveries)
+    columns: JobColumns = {"worker_id": worker.id, "recoveries": max(0, job.recoveries - 1)}  # nothing was lost
+    columns["heartbeat"] = job.heartbeat + 1  # or the reaper, which may not have looked since, ends it again
+    store.transition(session, job, JobStatus.RUNNING, event, **columns)
     reopened = {
         "ended_at": None,
         "outcome": None,

@@ -35,6 +35,11 @@ class WaitingClaims:
         self._waiting: OrderedDict[asyncio.Event, None] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def number(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     async def turn(self, seconds: float) -> bool:
         """Wait until this claim may try; False when `seconds` are over, or the server stops."""
         if seconds <= 0 or self._is_stopping():

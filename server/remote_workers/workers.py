@@ -40,7 +40,11 @@ class RemoteWorkers:
     def register(self, worker: WorkerRegistration) -> WorkerRegistered:
         """Register a worker. SettingsRefused when the lease is too short for its heartbeats."""
         worker_id = self._jobs.register_worker(**worker.model_dump())
-        return WorkerRegistered(worker_id=worker_id, key=self._keys.key_of(worker_id))
+        return WorkerRegistered(worker_id=worker_id, key=self.key_of(worker_id))
+
+    def key_of(self, worker_id: str) -> str:
+        """The key of a worker."""
+        return self._keys.key_of(worker_id)
 
     def check(self, worker_id: str, key: str) -> None:
         """Raise NotFound for a wrong key."""
