@@ -79,7 +79,7 @@ def store_calibration(report: CalibrationReport, context: Context) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/workers", operation_id="worker_register", status_code=201)
+@router.post("/workers", operation_id="worker_register")
 @requires(Scope.WORK)
 def register(worker: WorkerRegistration, context: Context) -> WorkerRegistered:
     """Register a worker. Its further requests show the key in the answer."""
