@@ -77,7 +77,7 @@ def test_a_worker_elsewhere_makes_a_voice_while_the_server_is_killed_and_comes_b
         1,
     ]
     (mel,) = station.client.metrics(job.id, key=["loss/mel"]).data
-    assert [point.step for point in mel.points] == list(range(1, 61))
+    assert mel.steps == list(range(1, 61))
     assert downloaded(station, job.id, tmp_path) == {
         "voice": expected("voice", 64_000),
         "index": expected("index", 3200),
