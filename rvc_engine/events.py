@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from rvc_engine.errors import FailureCode
+from rvc_engine.errors import ArtifactInvalid, FailureCode
 
 Stage = Literal["slice", "pitch", "content", "train", "index", "export"]
 STAGES: tuple[Stage, ...] = ("slice", "pitch", "content", "train", "index", "export")
@@ -199,6 +199,14 @@ class ArtifactReady(_Event):
     path: str
     size: int
     sha256: str
+
+    def check(self, size: int, sha256: str) -> None:
+        """Raise ArtifactInvalid unless the file that is to be published has the announced size and sha256."""
+        if (size, sha256) != (self.size, self.sha256):
+            raise ArtifactInvalid(
+                f"{self.name} changed after the engine checked it ({size} bytes with sha256 {sha256}, announced "
+                f"{self.size} with {self.sha256}); submit the job again"
+            )
 
 
 class Failed(_Event):

@@ -38,6 +38,9 @@ from server.api.access import owners, session, tokens
 from server.api.authorization import check_access
 from server.api.conversions import audio, conversions
 from server.api.jobs import estimates, evaluations, events, feed, jobs, logs, queue, results
+from server.api.remote_workers import conversions as remote_conversion_routes
+from server.api.remote_workers import jobs as remote_job_routes
+from server.api.remote_workers import workers as remote_worker_routes
 from server.api.voices import bundles, links, shared, voices
 from server.auth.audit import AuditTrail
 from server.auth.authentication import AuthMiddleware, AuthThrottle
@@ -86,6 +89,12 @@ from server.middleware.request_context import RequestContextMiddleware
 from server.middleware.shared_answers import SharedAnswers
 from server.openapi import EXPOSED_HEADERS, document
 from server.pages import shells
+from server.remote_workers.conversions import RemoteConversions
+from server.remote_workers.files import FileHashes
+from server.remote_workers.jobs import RemoteJobs
+from server.remote_workers.keys import WorkerKeys
+from server.remote_workers.waiting import WaitingClaims
+from server.remote_workers.workers import RemoteWorkers
 from server.settings import ServerSettings
 from server.storage.instances import open_instance
 from server.storage.local import Storage
@@ -146,6 +155,9 @@ _MODULES = (
     owners,
     tokens,
     session,
+    remote_worker_routes,
+    remote_job_routes,
+    remote_conversion_routes,
 )
 """Modules with the routes under `/v1`, in the order of the OpenAPI document, in which a route is looked for too."""
 
@@ -267,7 +279,8 @@ def _build_context(settings: ServerSettings) -> AppContext:
     audit = AuditTrail(engine, utc_now)
     job_queries = JobQueries(engine)
     liveness = WorkerLiveness(settings.lease_seconds)
-    estimator = Estimator(liveness, Calibrations(storage))
+    calibrations = Calibrations(storage)
+    estimator = Estimator(liveness, calibrations)
     job_service = JobService(
         engine,
         clock,
@@ -288,6 +301,9 @@ def _build_context(settings: ServerSettings) -> AppContext:
     tokens = TokenService(engine, utc_now, bootstrap_token, settings.session_hours)
     link_service = LinkService(engine, utc_now)
     stopping = threading.Event()
+    conversion_service = ConversionService(engine, storage, settings, quotas, liveness, clock)
+    keys, hashes = WorkerKeys(engine, utc_now), FileHashes()
+    remote_jobs = RemoteJobs(job_service, storage, keys, hashes)
     return AppContext(
         settings=settings,
         engine=engine,
@@ -310,7 +326,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
         webhooks=WebhookService(engine, utc_now),
         weights=WeightsFetcher(storage.weights_folder),
         base_weights=BaseWeightsService(engine, storage, settings, quotas, reservations, utc_now),
-        conversions=ConversionService(engine, storage, settings, quotas, liveness, clock),
+        conversions=conversion_service,
         voices=VoiceService(job_service, storage, utc_now),
         voice_queries=VoiceQueries(engine),
         links=link_service,
@@ -327,6 +343,15 @@ def _build_context(settings: ServerSettings) -> AppContext:
         job_queries=job_queries,
         leadership=leadership,
         worker_liveness=liveness,
+        reservations=reservations,
+        calibrations=calibrations,
+        remote_workers=RemoteWorkers(
+            job_service, conversion_service.queue, remote_jobs, storage, keys, settings.lease_seconds
+        ),
+        remote_jobs=remote_jobs,
+        remote_conversions=RemoteConversions(conversion_service.queue, storage, keys, hashes),
+        waiting_for_jobs=WaitingClaims(remote_jobs.count_due, stopping.is_set),
+        waiting_for_conversions=WaitingClaims(conversion_service.queue.count_waiting, stopping.is_set),
         pages=shells.Pages(),
         event_broadcaster=EventBroadcaster(job_queries.events, settings.follow_poll_seconds),
         dataset_validator=dataset_validator,

@@ -24,6 +24,7 @@ from server.datasets.consents import Consents
 from server.datasets.ingestion import Ingestion
 from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
+from server.estimates.calibrations import Calibrations
 from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
 from server.fetching.fetcher import DatasetFetcher
@@ -39,8 +40,13 @@ from server.jobs.retry import RetryService
 from server.jobs.service import JobService
 from server.metrics import Metrics
 from server.pages.shells import Pages
+from server.remote_workers.conversions import RemoteConversions
+from server.remote_workers.jobs import RemoteJobs
+from server.remote_workers.waiting import WaitingClaims
+from server.remote_workers.workers import RemoteWorkers
 from server.settings import ServerSettings
 from server.storage.local import Storage
+from server.storage.reservations import Reservations
 from server.uploads.receive import UploadLocks
 from server.uploads.service import UploadService
 from server.voices.bundles import BundleService
@@ -91,6 +97,13 @@ class AppContext:
     job_queries: JobQueries
     leadership: Leadership
     worker_liveness: WorkerLiveness
+    reservations: Reservations
+    calibrations: Calibrations
+    remote_workers: RemoteWorkers
+    remote_jobs: RemoteJobs
+    remote_conversions: RemoteConversions
+    waiting_for_jobs: WaitingClaims
+    waiting_for_conversions: WaitingClaims
     dataset_validator: DatasetValidator
     pages: Pages
     event_broadcaster: EventBroadcaster

@@ -30,6 +30,9 @@ ServerError
 │   └── StorageQuotaExceeded   an owner's quota of bytes is used up
 ├── RangeNotSatisfiable        a range beyond the end of the file
 ├── LeaseLost                  a worker's lease was replaced, or its job ended: write nothing more
+├── WorkerVersionRefused       a worker that exchanges in a version which does not go with the server's
+├── DataAway                   the data folder is not the one of the database for now
+├── CheckpointsDamaged         the stored checkpoints of a job cannot be read
 ├── SchemaChanged              the database's schema is another than the worker's: it gets no job
 └── NothingPublished           a worker reported success without a published voice
 """
@@ -248,3 +251,21 @@ class SchemaChanged(ServerError):
     """The database's schema is another than this worker's, which therefore gets no job."""
 
     code = "schema_changed"
+
+
+class WorkerVersionRefused(ServerError):
+    """The worker's version of the exchange does not go with the server's; the message names the versions."""
+
+    code = "worker_version"
+
+
+class CheckpointsDamaged(ServerError):
+    """The record of a job's stored checkpoints cannot be read."""
+
+    code = "checkpoints_damaged"
+
+
+class DataAway(ServerError):
+    """The data folder is not the one of the database for now, as when its disk is not mounted."""
+
+    code = "unavailable"

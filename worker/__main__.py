@@ -33,7 +33,7 @@ def main() -> int:
     """
     os.umask(UMASK)
     try:
-        settings = WorkerSettings()
+        settings = with_scratch(WorkerSettings())
     except ValidationError as error:
         sys.stderr.write(f"the worker cannot start: {error}\n")
         return 2
@@ -62,7 +62,7 @@ def _run(settings: WorkerSettings) -> int:
             check_gpus(
                 settings.device, engine_environment(os.environ, variable_names(settings.engine_environment or ""))
             )
-        gateway = _connect(settings)
+        gateway = _connect(settings, stop)
     except OSError as error:  # of the data folder
         raise SettingsRefused(describe_os_error(error)) from error
     try:
@@ -71,11 +71,22 @@ def _run(settings: WorkerSettings) -> int:
         gateway.close()
 
 
-def _connect(settings: WorkerSettings) -> WorkerGateway:
-    """The gateway to the server on this machine. The database's libraries are imported here and nowhere else."""
+def _connect(settings: WorkerSettings, stop: threading.Event) -> WorkerGateway:
+    """The gateway to the server. Only for one on this machine are the database's libraries imported."""
+    if settings.worker_server is not None:
+        from worker.gateway.remote import HttpGateway
+
+        return HttpGateway.connect(settings, stop)
     from worker.gateway.local import LocalGateway
 
     return LocalGateway.connect(settings)
+
+
+def with_scratch(settings: WorkerSettings) -> WorkerSettings:
+    """The settings, with the data folder as scratch folder of a worker on another machine than its server."""
+    if settings.worker_server is None or settings.scratch_folder is not None:
+        return settings
+    return settings.model_copy(update={"scratch_folder": settings.data_folder})
 
 
 def stop_handler(stop: threading.Event) -> Callable[[int, FrameType | None], None]:

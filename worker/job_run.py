@@ -56,6 +56,7 @@ class JobRun:
         training: TrainingState,
     ) -> None:
         self._training = training
+        lease.on_progress = heartbeat.turn
         self._settings, self._folders, self._workspaces = settings, folders, workspaces
         self._slot, self._lease, self._heartbeat, self._is_draining = slot, lease, heartbeat, is_draining
         self._workspace = workspaces.workspace(lease)

@@ -177,6 +177,7 @@ class _Worker:
             self.run_jobs(lambda: conversions.is_busy)
         finally:
             self.calibrator.stop()
+            self.registered.stop_waiting()
             conversions.stop()
             gpu_monitor.stop()
             self.heartbeat.stop()

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter, field_validator
+from pydantic import Field, SecretStr, TypeAdapter, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rvc_engine.child_processes import python_command, variable_names
@@ -40,13 +40,25 @@ class WorkerSettings(BaseSettings):
     """Settings of a worker, read once at start. Data folder and database have the same variables as the server's."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RVC_TRAIN_", env_ignore_empty=True, frozen=True, extra="ignore", use_attribute_docstrings=True
+        env_prefix="RVC_TRAIN_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # the token must not be printed
     )
 
     data_folder: Path = Path("data")
     """Folder of recordings, workspaces, logs and artifacts; the same as the server's."""
     database_url: str | None = None
     """SQLAlchemy URL; None: the SQLite file `rvc-train.db` in the data folder."""
+    worker_server: str | None = None
+    """Address of a server on another machine: files are exchanged with it, and the database is not opened. None: the
+    server that has the same data folder and database."""
+    token: SecretStr | None = None
+    """Token with the scope `work` for that server."""
+    claim_wait_seconds: float = Field(default=25, ge=0)
+    """Longest wait of an idle worker's request to that server; less where a proxy ends requests sooner."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")

@@ -16,6 +16,8 @@ class Scope(StrEnum):
     """Read one's own datasets and jobs."""
     SUBMIT = "submit"
     """Upload, submit, cancel, delete; and read."""
+    WORK = "work"
+    """What a worker on another machine asks for, and nothing else."""
     ADMIN = "admin"
     """Everything, for all owners."""
 
@@ -30,8 +32,8 @@ class TokenCreate(RequestModel):
     """Owner of the token: lower-case letters, digits, dots, dashes and underscores. A new name makes a new owner."""
     name: str = Field(default="", max_length=100)
     """Purpose of the token, for lists."""
-    scopes: list[Annotated[Scope, Field(strict=False)]] = Field(default=[Scope.SUBMIT], min_length=1, max_length=3)
-    """Rights of the token; submit implies read, admin everything for all owners."""
+    scopes: list[Annotated[Scope, Field(strict=False)]] = Field(default=[Scope.SUBMIT], min_length=1, max_length=4)
+    """Rights of the token; submit implies read, admin everything for all owners; work, for a worker, implies none."""
     expires_in_days: float | None = Field(default=None, gt=0, le=36_500)
     """Days until it expires; null: it is valid until it is revoked."""
 

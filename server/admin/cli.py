@@ -197,7 +197,7 @@ def force_fail(
 @tokens.command()
 def create(
     owner: Annotated[str, typer.Argument(metavar="OWNER", help="Owner whose resources it gives access to.")],
-    scope: Annotated[list[Scope] | None, typer.Option(help="read, submit or admin; repeatable.")] = None,
+    scope: Annotated[list[Scope] | None, typer.Option(help="read, submit, work or admin; repeatable.")] = None,
     name: Annotated[str, typer.Option(help="Description of its purpose.")] = "",
     days: Annotated[float | None, typer.Option(help="Days until it expires; without it, never.")] = None,
 ) -> None:

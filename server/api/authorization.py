@@ -42,7 +42,19 @@ _OWNERS = {
 MAX_KNOWN_OWNERS = 10_000
 """Ids whose owner is remembered, in about 2 MB."""
 UNOWNED_PARAMS = frozenset(
-    {"code", "name", "secret", "weights_id", "worker_id", "token_id", "delivery_id", "owner", "number"}
+    {
+        "code",
+        "name",
+        "secret",
+        "weights_id",
+        "worker_id",
+        "token_id",
+        "delivery_id",
+        "owner",
+        "number",
+        "lease_id",
+        "sha256",
+    }
 )
 """Path parameters that need no ownership check."""
 

@@ -2,8 +2,11 @@
 
 from fastapi import APIRouter, Response
 
+from rvc_train.schemas.access import Scope
 from rvc_train.schemas.system import Health
+from server.api.authorization import require_principal
 from server.context import Context
+from server.errors import ScopeMissing
 from server.metrics import MEDIA_TYPE
 
 router = APIRouter(tags=["health"])
@@ -22,7 +25,9 @@ async def live() -> Health:
     responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text format"}},
 )
 def get_metrics(context: Context) -> Response:
-    """Get metrics for Prometheus."""
+    """Get metrics for Prometheus. Needs any token but one for a worker."""
+    if not require_principal().has_scope(Scope.READ):
+        raise ScopeMissing("metrics require a token with the scope read; the scope work is for workers alone")
     return Response(context.metrics.text(), media_type=MEDIA_TYPE)
 
 

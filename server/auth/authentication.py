@@ -18,6 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rvc_train.local_servers import is_loopback
+from rvc_train.schemas.access import Scope as Access
 from server.auth.audit import AuditTrail
 from server.auth.principal import Principal, current_principal
 from server.auth.recent_principals import RecentPrincipals
@@ -36,6 +37,8 @@ OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", "/openapi.json", "/d
 """Served without a token: pages are shells without data, which they fetch from `/v1`."""
 OPEN_PREFIXES = ("/jobs/", "/voices/", "/shared/", "/v1/shared/", "/assets/", "/static/", "/problems/")
 SIGN_IN = "/v1/session"
+WORKERS = "/v1/worker/"
+"""Requests of workers, which have no limit of their rate: many share a token, and each beats every few seconds."""
 UPLOADS = "/v1/uploads/"
 LEAST_CHUNK_BYTES = 16 << 10
 """Size from which a chunk of an upload that is received does not count as a request."""
@@ -144,7 +147,8 @@ class AuthMiddleware:
         try:
             principal = await self._principal(scope)
             caller = f"address {network_of(address_of(scope))}" if principal is None else principal.owner
-            held.enter_context(self._open.hold(caller))
+            if not _is_of_worker(scope, principal):  # waiting claims are open all the time
+                held.enter_context(self._open.hold(caller))
         except ServerError as error:
             await problem_of(error, path=path, request_id=request_id)(scope, receive, send)
             return
@@ -176,7 +180,8 @@ class AuthMiddleware:
             if path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or is_sign_in:
                 return None
             raise Unauthorized("this server requires a token: send it as `Authorization: Bearer <token>`")
-        if found.token_id != LOCAL_TOKEN_ID or not is_loopback(address_of(scope)):
+        is_local = found.token_id == LOCAL_TOKEN_ID and is_loopback(address_of(scope))
+        if not is_local and not _is_of_worker(scope, found):
             self._of_tokens.take(found.token_id or found.owner, scope)
         return Principal(found.owner, found.scopes, found.token_id, address_of(scope), scope["state"]["request_id"])
 
@@ -227,6 +232,11 @@ def address_of(scope: Scope) -> str:
     except ValueError:
         return ""
     return address
+
+
+def _is_of_worker(scope: Scope, principal: Principal | None) -> bool:
+    is_asked = str(scope["path"]).startswith(WORKERS)
+    return is_asked and principal is not None and principal.has_scope(Access.WORK)
 
 
 def _is_chunk(scope: Scope) -> bool:

@@ -9,9 +9,10 @@ from server.database.tables import LOCAL_OWNER
 IMPLIED = {
     Scope.READ: frozenset({Scope.READ}),
     Scope.SUBMIT: frozenset({Scope.READ, Scope.SUBMIT}),
+    Scope.WORK: frozenset({Scope.WORK}),
     Scope.ADMIN: frozenset(Scope),
 }
-"""Scopes implied by each scope: submit implies read, admin implies all."""
+"""Scopes implied by each scope: submit implies read, admin implies all, work no other."""
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ class TokenService:
     def open_session(self, secret: str, *, address: str = "", request_id: str = "") -> tuple[str, datetime] | None:
         """Open a browser session with a token: its id, for a cookie, and its expiry; None for an invalid token."""
         principal = self.authenticate(secret)
-        if principal is None:
+        if principal is None or not principal.has_scope(Scope.READ):  # a worker's token has nothing to see
             return None
         with write_session(self._engine) as session:
             return self._add_session(session, replace(principal, address=address, request_id=request_id))

@@ -7,7 +7,7 @@ reaper (`server.jobs.reaper`) observes the heartbeats of both kinds of leases.
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,23 @@ class ConversionQueue:
             lease = self._lease(session, row, job, worker_id)
             lease.output_folder.mkdir(parents=True, exist_ok=True)
             return lease
+
+    def find(self, conversion_id: str, token: int) -> tuple[ConversionLease | None, bool]:
+        """The lease under a token, None for a conversion that was deleted; and whether it is held still."""
+        with read_session(self._engine) as session:
+            row = session.exec(select(Conversion).where(Conversion.id == conversion_id)).first()
+            job = None if row is None else session.exec(select(Job).where(Job.id == row.job_id)).first()
+            if row is None or job is None:
+                return None, False
+            folder = self._storage.conversion_output(row.id, token)
+            lease = replace(self._lease(session, row, job, row.worker_id or ""), token=token, output_folder=folder)
+            return lease, row.token == token and row.status == S.RUNNING
+
+    def count_waiting(self, limit: int) -> int:
+        """Number of conversions that wait, up to a limit."""
+        waiting = sa.select(sa.literal(1)).where(col(Conversion.status) == S.WAITING).limit(limit)
+        with read_session(self._engine) as session:
+            return session.execute(sa.select(sa.func.count()).select_from(waiting.subquery())).scalar_one()
 
     def _next(self, session: Session, worker_id: str) -> int | None:
         """Number of the conversion that was claimed now."""

@@ -80,6 +80,26 @@ PROBLEM_TYPES = {
         "secret, or the server stopped before it was stored.",
         "Look for the result of the first request (its address may be in `Location`); use a new key to send it again.",
     ),
+    "claim_lost": ProblemType(
+        (409,),
+        "A worker asked for, or wrote about, a job that it no longer holds.",
+        "Nothing: the job has ended, or another worker has it.",
+    ),
+    "schema_changed": ProblemType(
+        (409,),
+        "A worker of another version than the database's gets no job.",
+        "Start a worker of the server's version.",
+    ),
+    "worker_version": ProblemType(
+        (409,),
+        "A worker on another machine has a version that does not go with the server's.",
+        "Install the version that `detail` names.",
+    ),
+    "checkpoints_damaged": ProblemType(
+        (409,),
+        "The record of a job's stored checkpoints is damaged.",
+        "Retry the job from the start, or restore its files from a backup.",
+    ),
     "gone": ProblemType((410,), "The file is no longer stored.", "Create it anew: repeat the upload or the job."),
     "precondition_failed": ProblemType(
         (412,), "The resource changed since it was read.", "Read it again, and send its new ETag in `If-Match`."
@@ -144,14 +164,6 @@ PROBLEM_TYPES = {
     ),
     "settings_refused": ProblemType(
         (500,), "The server cannot start with its settings.", "Change the setting that the message names."
-    ),
-    "claim_lost": ProblemType(
-        (500,), "A worker wrote about a job that it no longer holds.", "Nothing: another worker has the job."
-    ),
-    "schema_changed": ProblemType(
-        (500,),
-        "A worker of another version than the database's gets no job.",
-        "Start a worker of the server's version.",
     ),
     "nothing_published": ProblemType(
         (500,), "A worker reported success without a voice.", "Report it with the worker's log."

@@ -56,6 +56,8 @@ RUNNABLE_STATUSES = frozenset({S.VALIDATING, S.QUEUED, S.PAUSED}) | LEASED_STATU
 class JobColumns(TypedDict, total=False):
     """Columns of a job that a transition may set, beside those that follow from the new status."""
 
+    worker_id: str
+    heartbeat: int
     progress: float
     eta_seconds: float | None
     not_before: datetime

@@ -42,7 +42,7 @@ from server.job_store.leases import (
     lease_of,
 )
 from server.job_store.transitions import JobColumns, JobStore, upsert_metrics
-from server.jobs.claims import claim_next, why_never_claimed
+from server.jobs.claims import LAPSED, claim_next, regain, why_never_claimed
 from server.results.evaluations import PreviewFiles, write_evaluations, write_preview, write_quality
 from server.results.stored_files import add_stored_files, remove_unreferenced
 from server.storage.local import Storage, StoredFile
@@ -50,6 +50,7 @@ from server.storage.sizes import measure_again
 from server.webhooks.service import enqueue_deliveries
 
 S = JobStatus
+CONTINUES = "back in the queue; it continues from its last checkpoint"
 
 
 class LeaseOperations:
@@ -98,6 +99,11 @@ class LeaseOperations:
         """Reason why the worker cannot claim this job, now or later; None where it may."""
         with read_session(self._store.engine) as session:
             return why_never_claimed(session, job_id, worker_id)
+
+    def regain(self, lease: Lease) -> bool:
+        """Give a lease back that ran out while its worker was away, if nobody has taken the job; whether it was."""
+        with write_session(self._store.engine) as session:
+            return regain(session, self._store, lease)
 
     @staticmethod
     def _unused_claim(session: Session, worker_id: str) -> Job | None:
@@ -327,7 +333,7 @@ class LeaseOperations:
             job = session.exec(query.with_for_update()).first()
             if job is None:
                 return None
-            self._requeue(session, job, "the worker stopped responding")
+            self._requeue(session, job, "the worker stopped responding", LAPSED)
             return JobStatus(job.status)
 
     def requeue_worker(self, worker_id: str) -> Sequence[str]:
@@ -339,14 +345,14 @@ class LeaseOperations:
                 self._requeue(session, job, "the worker's process ended")
             return [job.id for job in jobs]
 
-    def _requeue(self, session: Session, job: Job, reason: str) -> None:
-        """End the attempt of a lost worker."""
+    def _requeue(self, session: Session, job: Job, reason: str, message: str = CONTINUES) -> None:
+        """End the attempt of a lost worker. `message`: of the job's return to the queue, and of the attempt."""
         event = NewEvent(EventType.WORKER_LOST, reason, {"worker_id": job.worker_id}, "warning")
         self._store.append_events(session, job, event)
         enqueue_deliveries(session, job, EventType.WORKER_LOST, self._store.clock())
-        message = f"the job lost its worker {job.recoveries + 1} times; look at the workers' logs and memory"
-        back = NewEvent(EventType.QUEUED, "back in the queue; it continues from its last checkpoint")
-        self._recover(session, job, back, (FailureCode.WORKER_LOST, message))
+        failure = f"the job lost its worker {job.recoveries + 1} times; look at the workers' logs and memory"
+        back = NewEvent(EventType.QUEUED, message)
+        self._recover(session, job, back, (FailureCode.WORKER_LOST, failure))
 
     def hand_back(self, lease: Lease, code: FailureCode, message: str) -> JobStatus:
         """End the attempt after an error of the worker, not of the job: a recovery is counted, no failure. LeaseLost.

@@ -123,6 +123,7 @@ class JobService:
         )
         self.claim = leases.claim
         self.why_never_claimed = leases.why_never_claimed
+        self.regain = leases.regain
         self.heartbeat = leases.heartbeat
         self.record_events = leases.record_events
         self.record_engine_process = leases.record_engine_process

@@ -32,8 +32,9 @@ from server.middleware.media_types import is_upload
 
 HEADER = "Idempotency-Key"
 MAX_KEY = 255
-WITHOUT_KEY = re.compile(r"^/v1/(session|jobs:estimate)$")
-"""Paths where the header has no effect: a sign-in has no owner yet, an estimate changes nothing."""
+WITHOUT_KEY = re.compile(r"^/v1/(session|jobs:estimate|worker/.+)$")
+"""Paths where the header has no effect: a sign-in has no owner yet, an estimate changes nothing, and what a worker
+repeats counts once by its numbers."""
 WITH_JOB = re.compile(r"^/v1/jobs(/[^/]+/retry)?$")
 """Paths that store the key with the job."""
 WITH_SECRET = re.compile(r"^/v1/(tokens|session/code|webhooks(/[^/]+/rotate-secret)?|voices/.+/links)$")

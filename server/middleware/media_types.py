@@ -9,6 +9,7 @@ from server.errors import UnsupportedMedia
 from server.http.problem_details import problem_of
 
 _FILE = re.compile(r"^/v1/(datasets/.+|voices/.+/conversions)/content$")
+_SENT = re.compile(r"^/v1/worker/(leases|conversions)/[^/]+/files/[^/]+$")
 _CHUNK = re.compile(r"^/v1/uploads(/[^/]*)?/?$")
 _JSON = re.compile(r"^application/([^;]+\+)?json$")
 _FORM = re.compile(r"^(multipart/.*|application/x-www-form-urlencoded)$")
@@ -17,7 +18,7 @@ _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 def is_upload(path: str) -> bool:
     """Whether bodies at this path are files, or chunks of them; all others are JSON."""
-    return _FILE.match(path) is not None or _CHUNK.match(path) is not None
+    return any(pattern.match(path) for pattern in (_FILE, _CHUNK, _SENT))
 
 
 def has_body(headers: Headers) -> bool:

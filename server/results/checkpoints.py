@@ -10,6 +10,7 @@ and storage share a disk; copies are hashed on the way.
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from rvc_engine.workspace.layout import Workspace
 from server.storage.local import CHECKPOINTS, ORIGIN, Storage, link_or_copy
 
 EVALUATIONS = "evaluation.json"
-_BEST = "best.pth"
+BEST = "best.pth"
+OTHERS = frozenset({BEST, EVALUATIONS})
+"""Files beside checkpoints: the best save and the record of evaluations."""
 
 
 class CorruptCheckpoint(Exception):
@@ -52,7 +55,7 @@ class StoredRun:
             intact.append(entry)
         if intact:
             write_entries(workspace.recovery, intact)
-        for name, target in ((_BEST, workspace.best_file), (EVALUATIONS, workspace.root / EVALUATIONS)):
+        for name, target in ((BEST, workspace.best_file), (EVALUATIONS, workspace.root / EVALUATIONS)):
             if (self.folder / name).is_file():
                 target.parent.mkdir(exist_ok=True)
                 link_or_copy_verified(self.folder / name, target)
@@ -78,16 +81,27 @@ class StoredCheckpoints:
         Raises CorruptCheckpoint, IncompatibleCheckpoint, OSError: FileNotFoundError when the job was deleted.
         """
         entries = read_entries(workspace.recovery)
+        if not entries:
+            return None
+        others = {BEST: workspace.best_file, EVALUATIONS: workspace.root / EVALUATIONS}
+        others = {name: path for name, path in others.items() if path.is_file()}
+        return self.store(token, entries[-1], workspace.recovery / entries[-1].file, others)
+
+    def store(
+        self, token: int, newest: CheckpointEntry, source: Path, others: Mapping[str, Path]
+    ) -> CheckpointEntry | None:
+        """Store a checkpoint of an attempt, replacing its oldest; None for one that is stored.
+
+        `others`: files beside it, by the names in `OTHERS`. Raises as `upload`.
+        """
         folder = self._storage.checkpoints(self._job_id, token)
         stored = read_entries(folder)
-        if not entries or entries[-1] in stored:
+        if newest in stored:
             return None
-        newest = entries[-1]
         self._storage.result_folder(self._job_id, token, CHECKPOINTS)
-        link_or_copy_verified(workspace.recovery / newest.file, folder / newest.file, newest)
-        for source, name in ((workspace.best_file, _BEST), (workspace.root / EVALUATIONS, EVALUATIONS)):
-            if source.is_file():
-                link_or_copy_verified(source, folder / name)
+        link_or_copy_verified(source, folder / newest.file, newest)
+        for name, path in others.items():
+            link_or_copy_verified(path, folder / name)
         write_entries(folder, [*(old for old in stored if old.file != newest.file), newest][-KEPT_CHECKPOINTS:])
         for other, superseded in self._storage.checkpoint_folders(self._job_id).items():
             if other < token:

@@ -7,6 +7,8 @@
     jobs/<job id>/attempts/<token>/      what one attempt writes, and no other one:
         artifacts/<sha256>                   published files: voices, indexes, previews
         checkpoints/                         copies of recovery checkpoints, for other workers and for retries
+        incoming/                            files that a worker on another machine sends, until they are recorded
+        log.json                             place of the last lines of the log that such a worker sent
         config.json, provenance.json         for the engine
         events.spool                         events that wait for the database
     jobs/<job id>/artifacts/, checkpoints/<token>/     the same before schema 0014; only read and deleted
@@ -71,6 +73,7 @@ _CHUNK = 1 << 20
 ARTIFACTS = "artifacts"
 CHECKPOINTS = "checkpoints"
 ATTEMPTS = "attempts"
+INCOMING = "incoming"
 ORIGIN_FILE = "origin.txt"
 ORIGIN = 0
 """Token of files that were there before the first attempt, which has token 1: checkpoints of a job that is retried, and
@@ -316,11 +319,27 @@ class Storage:
             temporary.unlink(missing_ok=True)
         return StoredFile(target.relative_to(self.root).as_posix(), size, sha256)
 
+    def take_artifact(self, job_id: str, token: int, source: Path, sha256: str) -> StoredFile:
+        """Move a complete file of this sha256 from the attempt's folder into its artifacts. LeaseLost, OSError."""
+        try:
+            target = self.result_folder(job_id, token, ARTIFACTS) / sha256
+            if source.exists() or not target.exists():  # it was moved before, and is recorded again
+                replace(source, target)
+                sync_folder(target.parent)
+        except FileNotFoundError as error:
+            if self.attempt_folder(job_id, token).is_dir():
+                raise
+            raise LeaseLost(f"the job {job_id} was deleted, and the files of its attempt {token} with it") from error
+        return StoredFile(target.relative_to(self.root).as_posix(), target.stat().st_size, sha256)
+
     def delete_partial_files(self, job_id: str, token: int) -> None:
         """Delete half-written files of the attempts before the one under a token: a checkpoint's can be a gigabyte."""
         for path in self.job_home(job_id).glob(f"{ATTEMPTS}/[0-9]*/*/.*.tmp"):
             if int(path.parts[-3]) < token:
                 path.unlink(missing_ok=True)
+        for path in self.job_home(job_id).glob(f"{ATTEMPTS}/[0-9]*/{INCOMING}"):
+            if int(path.parts[-2]) < token:
+                shutil.rmtree(path, ignore_errors=True)
 
     def delete_files(self, paths: Iterable[str]) -> None:
         """Delete the files of `StoredFile.path`s; one that cannot be deleted is left to the search for orphans."""

@@ -68,6 +68,7 @@ class WorkerRegistry:
                 last_seen_at=now,
             )
             session.add(worker)
+            record(session, "worker.registered", worker.id, name=name, host=host)
             return worker.id
 
     def publish_lease(self, seconds: float) -> list[str]:

@@ -74,7 +74,7 @@ class ConversionService:
         if self._must_stop():
             return None
         try:
-            return self._worker.claim_conversion()
+            return self._worker.claim_conversion(may_wait=not self._engines.is_running)
         except SchemaChanged:  # which the loop of jobs logs
             return None
         except Exception as error:

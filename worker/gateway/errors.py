@@ -15,6 +15,11 @@ __all__ = ["LeaseLost", "SchemaChanged", "SettingsRefused", "Unavailable", "firs
 class Unavailable(Exception):
     """The server, or what it stands on, does not answer for now. The same call may succeed later."""
 
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        """`retry_after_seconds`: how long the server asks to wait; None: it did not ask."""
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed later: the server is unavailable, or a disk fails or is full."""

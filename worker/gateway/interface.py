@@ -11,7 +11,7 @@ which are appended, and checkpoints, which are good ones of the same run. Method
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,6 +64,8 @@ class JobLease(ABC):
     previous_engine: PreviousEngine | None
     attempt_folder: Path
     """Folder on this machine for files of this attempt alone; it exists, and goes when the job is deleted."""
+    on_progress: Callable[[], object] = lambda: None
+    """Called again and again while files of `inputs`, `restore_checkpoint` and `record` are on their way."""
 
     @abstractmethod
     def renew(self) -> None:
@@ -177,15 +179,19 @@ class RegisteredWorker(ABC):
         """Reason why this worker cannot claim a job, now or later; None where it may."""
 
     @abstractmethod
-    def claim_conversion(self) -> ConversionLease | None:
+    def claim_conversion(self, *, may_wait: bool = False) -> ConversionLease | None:
         """Claim the next conversion, and bring its files to this machine; None when none waits.
 
+        `may_wait`: whether it may wait some seconds for one.
         Raises SchemaChanged; OSError, without a claim, when its folder cannot be made.
         """
 
     @abstractmethod
     def report_gpus(self, gpus: Sequence[GpuPublic]) -> None:
         """Replace the reading of the worker's GPUs. OSError."""
+
+    def stop_waiting(self) -> None:  # noqa: B027 - not every form waits
+        """End claims that wait, now and later: the worker stops."""
 
     @abstractmethod
     def deregister(self) -> None:

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 import structlog
 
 from rvc_engine.calibration.results import Calibration
-from rvc_engine.errors import ArtifactInvalid, IncompatibleCheckpoint
-from rvc_engine.events import ArtifactReady, Event, PreviewReady
+from rvc_engine.errors import IncompatibleCheckpoint
+from rvc_engine.events import Event
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.layout import Workspace
 from rvc_train.schemas.jobs import JobStatus
@@ -26,9 +26,9 @@ from server.database.engine import checkpoint_large_wal, create_engine, database
 from server.errors import LeaseLost, NotFound, SettingsRefused
 from server.estimates.calibrations import Calibrations
 from server.job_store.leases import Lease
+from server.jobs.recording import record_batch
 from server.jobs.service import JobService
 from server.results.checkpoints import CorruptCheckpoint, StoredCheckpoints
-from server.results.evaluations import PreviewFiles
 from server.settings import database_url_of
 from server.storage.instances import inspect_pairing, is_joined
 from server.storage.local import ORIGIN_FILE, Storage, StoredFile
@@ -236,7 +236,7 @@ class LocalWorker(RegisteredWorker):
         return self._jobs.why_never_claimed(job_id, self.worker_id)
 
     @database_errors()
-    def claim_conversion(self) -> "LocalConversionLease | None":
+    def claim_conversion(self, *, may_wait: bool = False) -> "LocalConversionLease | None":
         lease = self._conversions.claim(self.worker_id) if self._conversions.has_waiting() else None
         if lease is None:
             return None
@@ -329,25 +329,7 @@ class LocalJobLease(JobLease):
 
     @database_errors()
     def record(self, events: Sequence[Event], write: int) -> None:
-        match events:
-            case [ArtifactReady() as artifact]:
-                self._publish(artifact, write)
-            case [PreviewReady() as preview]:
-                files = PreviewFiles(*map(self._store, (preview.audio, preview.picture, preview.recording)))
-                self.jobs.publish_preview(self.lease, preview, files, write=write)
-            case _:
-                self.jobs.record_events(self.lease, events, write=write)
-
-    def _publish(self, artifact: ArtifactReady, write: int) -> None:
-        stored = self._store(artifact.path)
-        size, sha256 = stored.size, stored.sha256
-        if (size, sha256) != (artifact.size, artifact.sha256):
-            raise ArtifactInvalid(
-                f"{artifact.name} changed after the engine checked it ({stored.size} bytes with sha256 "
-                f"{stored.sha256}, announced {artifact.size} with {artifact.sha256}); submit the job again"
-            )
-        kind, name = artifact.kind, artifact.name
-        self.jobs.publish_artifact(self.lease, kind, name, stored.path, size, sha256, write=write)
+        record_batch(self.jobs, self.lease, events, write, self._store)
 
     def _store(self, path: str) -> StoredFile:
         return self.storage.store_artifact(self.job_id, self.token, Path(path))

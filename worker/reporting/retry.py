@@ -6,11 +6,20 @@ from typing import TypeVar
 import structlog
 
 from rvc_train.retry import RetryPolicy
-from worker.gateway.errors import first_line, is_transient
+from worker.gateway.errors import Unavailable, first_line, is_transient
 
 T = TypeVar("T")
 
-RETRIES = RetryPolicy(is_transient, max_pause_seconds=2)
+LONGEST_PAUSE_SECONDS = 10.0
+"""Longest wait that a server may ask for: a worker that is to stop notices that after it."""
+
+
+def _requested_pause(error: BaseException) -> float | None:
+    seconds = error.retry_after_seconds if isinstance(error, Unavailable) else None
+    return None if seconds is None else min(seconds, LONGEST_PAUSE_SECONDS)
+
+
+RETRIES = RetryPolicy(is_transient, _requested_pause, max_pause_seconds=2)
 
 logger = structlog.get_logger(__name__)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, NoReturn
 
@@ -20,6 +21,7 @@ from rvc_engine.translation.programs import echo
 from rvc_train.cli import exit_codes
 from rvc_train.cli.data_folders import VARIABLE, default_data_folder
 
+REMOTE = "RVC_TRAIN_WORKER_SERVER"
 _SETTINGS = (
     "Settings come from environment variables that begin with RVC_TRAIN_, such as {examples}; "
     "docs/operations.md lists all of them."
@@ -42,6 +44,20 @@ def server() -> None:
 
 
 def worker(
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Server on another machine; without it, the one with the same data folder."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(metavar="TOKEN", help="Token with the scope work for that server; better in RVC_TRAIN_TOKEN."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder for the files of jobs, on a fast disk; with --server: of this worker."
+        ),
+    ] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Label that jobs may ask for; repeatable."),
@@ -63,14 +79,27 @@ def worker(
         raise typer.BadParameter("--once is --max-jobs 1; leave one of them out")
     if any("," in each for each in label or []):
         raise typer.BadParameter("a comma separates labels in RVC_TRAIN_WORKER_LABELS, so a label has none")
+    if server is None and token is not None:
+        raise typer.BadParameter("--token is for a server on another machine; name it with --server")
     given = {
+        "WORKER_SERVER": server,
+        "TOKEN": token,
+        "DATA_FOLDER": data or _folder_of_remote_worker(server),
         "WORKER_LABELS": ",".join(label) if label else None,
         "WORKER_JOB": job,
         "WORKER_MAX_JOBS": 1 if once else max_jobs,
         "EXIT_WHEN_IDLE_SECONDS": exit_when_idle,
     }
     settings = {f"RVC_TRAIN_{name}": str(value) for name, value in given.items() if value is not None}
-    _become("worker", extra="all", settings=settings)
+    needs = "psutil" if (server or os.environ.get(REMOTE)) else "sqlmodel"
+    _become("worker", extra="all", needs=needs, settings=settings)
+
+
+def _folder_of_remote_worker(server: str | None) -> Path | None:
+    """Default folder of a worker on another machine: another one than that of a server, which may run here too."""
+    if (server or os.environ.get(REMOTE)) is None or os.environ.get(VARIABLE):
+        return None
+    return default_data_folder() / "remote-worker"
 
 
 def admin(context: typer.Context) -> None:
@@ -78,9 +107,18 @@ def admin(context: typer.Context) -> None:
     _become("server.admin", *context.args, extra="server")
 
 
-def _become(module: str, *arguments: str, extra: str, settings: Mapping[str, str] = MappingProxyType({})) -> NoReturn:
-    """Replace this process by a program, or print the command that installs it and exit."""
-    if find_spec("sqlmodel") is None:
+def _become(
+    module: str,
+    *arguments: str,
+    extra: str,
+    needs: str = "sqlmodel",
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> NoReturn:
+    """Replace this process by a program, or print the command that installs it and exit.
+
+    `needs`: a library that is there where the program is installed.
+    """
+    if find_spec(needs) is None:
         name = module.partition(".")[0]
         echo(f"error: the {name} is not installed here; install it with: {install_command(extra)}", err=True)
         sys.exit(exit_codes.USAGE)

@@ -237,7 +237,9 @@ def test_a_conversion_is_claimed_with_its_files_and_its_results_are_stored(
     assert lease is not None
     assert (lease.conversion_id, lease.voice) == (first, "anna")
     assert [each.path.read_bytes() for each in lease.recordings] == [b"a recording"]
-    assert lease.files == VoiceFiles(voice=studio.voice)
+    assert lease.files.voice is not None
+    assert lease.files == VoiceFiles(voice=lease.files.voice)
+    assert lease.files.voice.read_bytes() == b"a voice"
     assert lease.beat(0.5) is False
     result = lease.folder / "000.wav"
     result.write_bytes(b"converted")
