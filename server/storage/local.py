@@ -268,7 +268,7 @@ class Storage:
         folder = self.start_folder(job_id)
         files = {role: path for role, path in zip(BASE_ROLES, self.start_files(job_id), strict=True) if path}
         if files:
-            self.place_start(new_job_id, files, (folder / ORIGIN_FILE).read_text())
+            self.place_start(new_job_id, files, (folder / ORIGIN_FILE).read_text(encoding="utf-8"))
 
     def job_log(self, job_id: str) -> Path:
         """The job's whole log over all attempts, UTF-8; the worker appends to it."""

@@ -31,7 +31,7 @@ from server.settings import ServerSettings
 from server.storage.instance_files import INSTANCE_FILE, read_instance_id
 from server.storage.instances import check_pairing, inspect_pairing, open_instance
 from server.storage.local import Storage
-from tests.programs import ROOT, forks, run_program
+from tests.programs import run_program, start_program
 
 FAKE_REPORT = Path(__file__).parents[1] / "fake_report.py"
 BEFORE = Path(__file__).parent / "installation_da175a3"
@@ -79,7 +79,7 @@ class Installation:
         """A server process, while the block runs."""
         port, log = free_port(), self.data.parent / "server.log"
         environment = self.environment | {"RVC_TRAIN_PORT": str(port)}
-        server = forks().start("server", environment=environment, folder=ROOT, output=log, errors=log)
+        server = start_program("server", environment=environment, output=log, errors=log)
         try:
             with connect(f"http://127.0.0.1:{port}", TOKEN) as http:
                 while not _is_ready(http):
