@@ -14,6 +14,10 @@ modes = pytest.mark.skipif(IS_WINDOWS, reason="Windows has access lists in place
 named_pipes = pytest.mark.skipif(IS_WINDOWS, reason="Windows has no named pipes in folders")
 proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 scripts = pytest.mark.skipif(IS_WINDOWS, reason="its program is a shell script")
+full_device = pytest.mark.skipif(IS_WINDOWS, reason="writes to /dev/full")
+ctrl_c = pytest.mark.skipif(IS_WINDOWS, reason="Ctrl-C comes from a console on Windows, and the tests have none")
+forked = pytest.mark.skipif(IS_WINDOWS, reason="its engines are forks")
+terminals = pytest.mark.skipif(IS_WINDOWS, reason="opens a pseudo-terminal")
 signals = pytest.mark.skipif(IS_WINDOWS, reason="no signal asks a program to stop on Windows")
 orphans = pytest.mark.skipif(IS_WINDOWS, reason="an engine on Windows ends with its killed worker")
 

@@ -2,6 +2,8 @@
 
 A test that hangs or crashes costs itself alone, a folder that takes too long its own rest: both are named, and the next
 folder follows. At the end: what became of each folder's tests, and each reason for a skip with its number.
+
+The tests' own process has Python's UTF-8 mode, for what they read and write; the programs that they start do not.
 """
 
 import subprocess
@@ -77,7 +79,7 @@ def run_folder(start: StartPytest, work: Path, name: str, paths: list[str]) -> F
     known = -1
     while not (found := outcomes.read(file)).is_complete and len(found.tests) > known:
         known = len(found.tests)
-        process = start(words, {FILE: str(file), FOLDER_MARK: mark})
+        process = start(words, {FILE: str(file), FOLDER_MARK: mark, "PYTHONUTF8": "1"})
         try:
             process.wait(max(1, begun + FOLDER_SECONDS - time.monotonic()))
         except subprocess.TimeoutExpired:

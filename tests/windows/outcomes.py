@@ -72,6 +72,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item.nodeid not in known]
 
 
+def pytest_configure() -> None:
+    os.environ["PYTHONUTF8"] = "0"  # from here on, of children alone
+
+
 def pytest_runtest_logstart(nodeid: str) -> None:
     note(nodeid, BEGUN)
 
