@@ -110,9 +110,10 @@ def counts(folder: Folder) -> str:
     numbers = Counter(test.outcome for test in folder.found.tests.values())
     text = f"{folder.name:<32}{numbers[PASSED]:>5} passed{numbers[FAILED]:>5} failed{numbers[BEGUN]:>3} ended"
     text += f"{numbers[SKIPPED]:>4} skipped{folder.seconds:>6.0f} s"
-    left = folder.found.collected - len(folder.found.tests)
-    if not folder.found.is_complete:
-        text += f"  NOT COMPLETE after {folder.seconds:.0f} s, {max(left, 0)} tests did not run"
+    if not folder.found.collected:
+        text += "  NOTHING was collected"
+    elif not folder.found.is_complete:
+        text += f"  NOT COMPLETE: {folder.found.collected - len(folder.found.tests)} tests did not run"
     return text
 
 
