@@ -31,6 +31,7 @@ from rvc_train.schemas.datasets import DatasetPublic, DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobPublic
 from tests.crash_points import CrashPoints
 from tests.programs import Fork, run_program, start_program
+from tests.systems import IS_WINDOWS
 
 ROOT = Path(__file__).parents[1]
 SCRIPTED_ENGINE = ROOT / "tests" / "worker" / "scripted_engine.py"
@@ -351,6 +352,8 @@ class Postgres:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
+    if IS_WINDOWS:
+        pytest.skip("PostgreSQL is tested on Linux")
     with tempfile.TemporaryDirectory(prefix="rvc-postgres-") as folder:  # pytest's own are closed to other users
         made = Postgres(Path(folder))
         yield made
