@@ -135,9 +135,9 @@ test-containers: .venv/.developer
 	$(BIN)/python -m pytest -m containers -s tests/installation
 
 # The wheel on Windows, or by Wine on Linux: WINDOWS_PYTHON, or what shared/tools/windows_python.sh sets up beside the checkout.
-# Without either it is left out. LONG=1: besides, the tests of client, server, worker and engine.
+# Without either it is left out. LONG=1: besides, the tests of client, server, worker and engine; LONG='FOLDER...': these alone.
 test-windows: .venv/.developer
-	$(BIN)/python -m tests.windows $(LONG:%=--long)
+	$(BIN)/python -m tests.windows $(if $(LONG),--long $(filter tests/%,$(LONG)))
 
 types: .venv/.developer
 	$(BIN)/mypy

@@ -30,7 +30,8 @@ from rvc_train.client import Client, connect
 from rvc_train.schemas.datasets import DatasetPublic, DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobPublic
 from tests.crash_points import CrashPoints
-from tests.programs import Fork, forks, run_program
+from tests.programs import Fork, run_program, start_program
+from tests.systems import IS_WINDOWS
 
 ROOT = Path(__file__).parents[1]
 SCRIPTED_ENGINE = ROOT / "tests" / "worker" / "scripted_engine.py"
@@ -126,8 +127,8 @@ class Station:
         process: Process
         command = [module] if points is None else points.command(module)
         environment = self.environment | ({} if points is None else points.environment)
-        if (self.python, self.cwd) == (Path(sys.executable), ROOT) and sys.platform != "win32":
-            process = forks().start(*command, environment=environment, folder=ROOT, output=log, errors=log)
+        if (self.python, self.cwd) == (Path(sys.executable), ROOT):
+            process = start_program(*command, environment=environment, output=log, errors=log)
         else:
             with log.open("ab") as file:
                 process = subprocess.Popen(
@@ -351,6 +352,8 @@ class Postgres:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
+    if IS_WINDOWS:
+        pytest.skip("PostgreSQL is tested on Linux")
     with tempfile.TemporaryDirectory(prefix="rvc-postgres-") as folder:  # pytest's own are closed to other users
         made = Postgres(Path(folder))
         yield made

@@ -23,13 +23,14 @@ import json
 import os
 import re
 import runpy
-import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 CONTROL, DATA = "CRASH_POINTS_CONTROL", "CRASH_POINTS_DATA"
 
@@ -103,13 +104,13 @@ class _Counter:
             with self._log.open("a") as log:
                 log.write(f"{'killed before ' if is_last else ''}{text}    ({thread})\n")
             if is_last:
-                os.kill(os.getpid(), signal.SIGKILL)
+                psutil.Process().kill()
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Hook of `sys.addaudithook`, which is called before a change of a file is made."""
         paths = [path for path in _changed(event, arguments) if path.startswith(self._data)]
         if paths and not any(_is_database(path) for path in paths):
-            names = " ".join(os.path.relpath(path, self._data) for path in paths)
+            names = " ".join(os.path.relpath(path, self._data).replace(os.sep, "/") for path in paths)
             self.step(f"{event.removeprefix('os.')} {names}")
 
     def before_commit(self, session: Any) -> None:

@@ -104,6 +104,18 @@ def forks() -> Forks:
     return made
 
 
+def start_program(
+    module: str, *arguments: str, environment: Mapping[str, str], output: Path, errors: Path
+) -> Fork | subprocess.Popen[bytes]:
+    """`python -m MODULE ARGUMENTS`, whose output is appended to files."""
+    if sys.platform != "win32":
+        start = forks().start
+        return start(module, *arguments, environment=dict(environment), folder=ROOT, output=output, errors=errors)
+    command = [sys.executable, "-m", module, *arguments]  # nothing forks there
+    with output.open("ab") as out, errors.open("ab") as err:
+        return subprocess.Popen(command, env=dict(environment), cwd=ROOT, stdout=out, stderr=err)
+
+
 def run_program(
     module: str, *words: str, environment: Mapping[str, str], seconds: float = 60
 ) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ PACKAGES = ("rvc_engine", "server", "worker", "rvc_train")
 MOST_FILES = 12
 MOST_LINES = 450
 MOST_LINES_OF_A_FUNCTION = 50
+TEXT_MODES = frozenset({"r", "w", "a", "x", "r+", "w+", "a+"})
 METAPHORS = frozenset(
     [
         "book",
@@ -137,3 +138,36 @@ def test_a_long_function_has_its_reason_above_it():
                 if is_long and not lines[first - 2].strip().startswith("# Long because"):
                     found.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
     assert not found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_text_files_are_read_and_written_in_a_named_encoding(package: str) -> None:
+    """Python's default is not UTF-8 on Windows: what one program writes, another one could not read."""
+    unnamed = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and is_of_default_encoding(node):
+                unnamed.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert unnamed == []
+
+
+def is_of_default_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes a file's text, or that of a child's pipes, without an encoding."""
+    keywords = {keyword.arg for keyword in call.keywords}
+    if "encoding" in keywords:
+        return False
+    match call.func:
+        case ast.Attribute(attr="read_text"):
+            return not call.args
+        case ast.Attribute(attr="write_text"):
+            return len(call.args) < 2
+        case ast.Attribute(attr="open"):
+            return is_text_mode(call.args[:1])
+        case ast.Name(id="open"):
+            return is_text_mode(call.args[1:2])
+        case _:
+            return "text" in keywords and isinstance(call.func, ast.Attribute) and call.func.attr in {"run", "Popen"}
+
+
+def is_text_mode(mode: list[ast.expr]) -> bool:
+    return any(isinstance(each, ast.Constant) and each.value in TEXT_MODES for each in mode)

@@ -38,7 +38,7 @@ def inspect(
             echo("\n".join(describe(reports[-1])))
     rows = [report.model_dump(mode="json", exclude_none=True) for report in reports]
     if output is not None:
-        output.write_text(json.dumps(rows))
+        output.write_text(json.dumps(rows), encoding="utf-8")
     elif as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
     if any(report.faults for report in reports):

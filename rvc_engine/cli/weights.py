@@ -95,7 +95,7 @@ def check_command(
         for role, path in files.items():
             text = text.replace(str(path), f"the {role}'s file")
         result = WeightsCheck(error=text)
-    output.write_text(result.model_dump_json())
+    output.write_text(result.model_dump_json(), encoding="utf-8")
 
 
 @app.command("remove")

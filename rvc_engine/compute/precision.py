@@ -75,7 +75,7 @@ def _onednn_supports_bf16() -> bool:
 def _cpu_flags() -> frozenset[str]:
     """Features of the CPU that the system lists, or where it lists none, the one that PyTorch detects."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return frozenset({"avx512_bf16"} if torch.cpu._is_avx512_bf16_supported() else ())
     named = (line.partition(":") for line in lines)

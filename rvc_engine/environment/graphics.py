@@ -71,10 +71,10 @@ def _of_pci() -> Iterator[GraphicsCard]:
     nvidia_names = iter(_nvidia_driver_names())
     for device in sorted(_PCI.glob("*")) if _PCI.is_dir() else ():
         with suppress(OSError):
-            vendor = _VENDORS.get((device / "vendor").read_text().strip())
-            if vendor is None or not (device / "class").read_text().startswith("0x03"):
+            vendor = _VENDORS.get((device / "vendor").read_text(encoding="utf-8").strip())
+            if vendor is None or not (device / "class").read_text(encoding="utf-8").startswith("0x03"):
                 continue
-            number = f"{vendor} GPU ({(device / 'device').read_text().strip()})"
+            number = f"{vendor} GPU ({(device / 'device').read_text('utf-8').strip()})"
             given = next(nvidia_names, "") if vendor == "NVIDIA" else _text(device / "product_name")
             yield GraphicsCard(vendor, given or number)
 

@@ -207,13 +207,13 @@ def lower_priority() -> None:
     if sys.platform != "win32":
         os.nice(10)
         with contextlib.suppress(OSError):  # not Linux
-            (_PROC / "self/oom_score_adj").write_text("1000")
+            (_PROC / "self/oom_score_adj").write_text("1000", encoding="utf-8")
 
 
 def boot_id() -> str:
     """Text that is new at each start of the machine; empty where the system has none."""
     with contextlib.suppress(OSError):
-        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     return ""
 
 
@@ -230,7 +230,7 @@ def process_identity(pid: int) -> str | None:
             return None if process.status() == psutil.STATUS_ZOMBIE else str(process.create_time())
         return None
     try:
-        fields = (_PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()
+        fields = (_PROC / str(pid) / "stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
     except OSError:
         return None
     if fields[_STATE] in {"Z", "X"}:

@@ -223,7 +223,7 @@ class _Download:
                 raise _TransientError("the server has another file now")
             self._check_status(response)
             is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT and _starts_at(response, start)
-            self._etag.write_text(_strong_etag(response))
+            self._etag.write_text(_strong_etag(response), encoding="utf-8")
             self._append(response, start if is_rest else 0)
 
     def _usable_bytes(self) -> int:

@@ -181,7 +181,7 @@ def _begin(transport: Transport, size: int, record_file: Path | None, name: str)
         return address
     with suppress(OSError):  # without the record, an interrupted client begins a new upload
         record_file.parent.mkdir(parents=True, exist_ok=True)
-        record_file.write_text(json.dumps({"address": address}))
+        record_file.write_text(json.dumps({"address": address}), encoding="utf-8")
     return address
 
 

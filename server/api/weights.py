@@ -10,6 +10,7 @@ from anyio import CancelScope, CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Path, Request, Response
 
+from rvc_engine.environment.files import rename
 from rvc_engine.weights.own import BASE_ROLES, BaseRole
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.administration import (
@@ -185,7 +186,7 @@ def _checked(
             if role in uploaded:
                 link_or_copy(files[role], own[role])
             else:
-                files[role].rename(own[role])
+                rename(files[role], own[role])
     for name_of_folder in ("check", "kept"):
         (folder / name_of_folder).mkdir()
     found = context.base_weights.check(folder / "check", own)

@@ -101,7 +101,7 @@ class Admissions:
             else:
                 raise Gone(f"the file of the upload {upload.id} is missing; start a new one")
         if is_stored:
-            path.unlink(missing_ok=True)
+            self._storage.delete_upload(upload.id)
         return dataset, not is_stored
 
     def admit_stored(self, owner: str, name: str, sha256: str, zip_names: str = AUTO) -> tuple[Dataset, bool]:

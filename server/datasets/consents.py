@@ -57,7 +57,7 @@ class Consents:
                 dataset.consent_bytes = 0 if document is None else document.size_bytes
         self._storage.delete_consents(dataset_id, but=None if document is None else document.sha256)
         if upload is not None:
-            self._storage.upload_file(upload.id).unlink(missing_ok=True)
+            self._storage.delete_upload(upload.id)
         return self.of(dataset_id)
 
     def _document(self, session: Session, dataset: Dataset, wanted: ConsentCreate, upload: Upload) -> ConsentDocument:

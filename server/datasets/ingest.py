@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from rvc_engine.audio.file_rules import ZIP, LeftOut, left_out, left_out_text
 from rvc_engine.audio.parts import MAX_PARTS_BYTES, PARTS_FILE, Part, Parts, merged, parse_all_parts
 from rvc_engine.audio.recordings import MANIFEST, list_dataset
+from rvc_engine.environment.files import rename
 from rvc_engine.environment.text_files import decoded
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.names.code_pages import AUTO
@@ -175,7 +176,7 @@ def ingest_fetched(
         )
         for recording in made.recordings:
             path = f"{len(stored) + 1:06d}{recording.path.suffix}"
-            recording.path.rename(folder / path)
+            rename(recording.path, folder / path)
             stored.append((path, inside + recording.name))
             parts[path] = recording.without
         others += [replace(other, name=inside + other.name) for other in made.left_out]

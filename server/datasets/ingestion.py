@@ -101,7 +101,7 @@ class Ingestion(OwnerTurns):
                 change_upload(session, upload_id, (UploadState.ADMITTING,), state=UploadState.ADMITTED)
             self._finish(session, dataset.id, result, twin)
         if upload_id is not None:
-            self._storage.upload_file(upload_id).unlink(missing_ok=True)
+            self._storage.delete_upload(upload_id)
         shutil.rmtree(self._storage.fetched_folder(dataset.id), ignore_errors=True)
         logger.info("dataset ingested", dataset_id=dataset.id, num_files=result.num_files)
 

@@ -137,7 +137,7 @@ def leave_the_network() -> bool:
         return False
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         try:
-            with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123 - pathlib is a long import
+            with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:  # noqa: PTH123 - pathlib is a long import
                 file.write(text)
         except OSError:  # files may then belong to the overflow user, but stay readable
             return True

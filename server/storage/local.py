@@ -49,7 +49,7 @@ import filelock
 import structlog
 import uuid6
 
-from rvc_engine.environment.files import is_first_copy, is_in_use, rename, replace, sync_file, sync_folder
+from rvc_engine.environment.files import is_first_copy, is_in_use, rename, replace, sync_file, sync_folder, unlink
 from rvc_engine.weights.own import BASE_ROLES, BaseRole
 from rvc_engine.workspace.atomic_files import write_atomically
 from server.errors import LeaseLost, SettingsRefused
@@ -126,6 +126,15 @@ class Storage:
     def upload_file(self, upload_id: str) -> Path:
         """The bytes received of a resumable upload."""
         return self._path("uploads", upload_id)
+
+    def delete_upload(self, upload_id: str) -> bool:
+        """Delete the bytes of an upload; False, with a log line, while that fails, as for a file in use on Windows."""
+        try:
+            unlink(self.upload_file(upload_id))
+        except OSError as error:
+            logger.warning("upload not deleted yet; it is tried again later", upload_id=upload_id, reason=str(error))
+            return False
+        return True
 
     def entries(self, kind: str) -> list[Path]:
         """Entries with a generated name in the folder `kind`; empty if the folder does not exist."""
@@ -271,7 +280,7 @@ class Storage:
         folder = self.start_folder(job_id)
         files = {role: path for role, path in zip(BASE_ROLES, self.start_files(job_id), strict=True) if path}
         if files:
-            self.place_start(new_job_id, files, (folder / ORIGIN_FILE).read_text())
+            self.place_start(new_job_id, files, (folder / ORIGIN_FILE).read_text(encoding="utf-8"))
 
     def job_log(self, job_id: str) -> Path:
         """The job's whole log over all attempts, UTF-8; the worker appends to it."""
@@ -388,7 +397,7 @@ class Storage:
     def take_cache(self, dataset_id: str, target: Path) -> None:
         """Move the stage results of a dataset away; the next job recomputes them."""
         with contextlib.suppress(FileNotFoundError):
-            self.cache_folder(dataset_id).rename(target)
+            rename(self.cache_folder(dataset_id), target)
 
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete a dataset's recordings, the document of its consent, downloads and the stage results."""

@@ -285,23 +285,23 @@ class UploadService:
             return session.connection().execute(statement.values(state=U.DELETING, dataset_id=None)).rowcount
 
     def delete_marked(self) -> None:
-        """Delete the files, then the rows, of uploads that are marked as deleted."""
+        """Delete the files, then the rows, of uploads that are marked as deleted; what fails, at the next call."""
         is_marked = col(Upload.state) == U.DELETING
         with read_session(self._engine) as session:
             marked = session.exec(select(Upload.id).where(is_marked)).all()
         for upload_id in marked:
             self._digests.pop(upload_id, None)
-            self.path(upload_id).unlink(missing_ok=True)
-        if marked:
+        deleted = [upload_id for upload_id in marked if self._storage.delete_upload(upload_id)]
+        if deleted:
             with write_session(self._engine) as session:
-                session.execute(sa.delete(Upload).where(is_marked, col(Upload.id).in_(marked)))
+                session.execute(sa.delete(Upload).where(is_marked, col(Upload.id).in_(deleted)))
 
     def _delete_admitted_files(self) -> None:
-        files = {path.name: path for path in self._storage.entries("uploads")}
+        files = {path.name for path in self._storage.entries("uploads")}
         with read_session(self._engine) as session:
             admitted = session.exec(select(Upload.id).where(Upload.state == U.ADMITTED)).all()
-        for upload_id in files.keys() & set(admitted):
-            files[upload_id].unlink(missing_ok=True)
+        for upload_id in files & set(admitted):
+            self._storage.delete_upload(upload_id)
 
     def _expiry(self, is_resumable: bool = True) -> datetime:
         hours = self._settings.upload_expire_hours if is_resumable else SINGLE_REQUEST_HOURS

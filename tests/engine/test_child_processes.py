@@ -22,6 +22,7 @@ from rvc_engine.child_processes import (
     without_credentials,
 )
 from rvc_engine.translation.messages import available, environment_languages
+from tests.systems import links
 
 PACKAGE = Path(rvc_engine.__file__).parent
 SECRETS = {
@@ -62,6 +63,7 @@ def test_a_module_of_the_current_folder_is_never_taken_for_ours(hostile, tmp_pat
     assert not executed.exists()
 
 
+@links
 def test_children_find_the_packages_that_their_parent_found_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "rvc_engine").symlink_to(PACKAGE)
     command = [sys.executable, "-c", SEARCH_PATH, str(tmp_path)]
@@ -72,6 +74,7 @@ def test_children_find_the_packages_that_their_parent_found_in_a_folder(tmp_path
     assert Path(found.strip()).parent == tmp_path / "rvc_engine"
 
 
+@links
 def test_children_of_installed_packages_get_no_search_path(tmp_path: Path) -> None:
     venv.create(tmp_path, symlinks=True)
     (packages,) = tmp_path.glob("lib/python*/site-packages")

@@ -40,7 +40,7 @@ from server.jobs.service import JobService
 from server.settings import ServerSettings
 from server.storage.local import Storage
 from tests.migrated import migrated_database, provide_database
-from tests.programs import Fork, forks
+from tests.programs import Fork, start_program
 
 FIRST_TOKEN = "the-first-token-of-all"
 USUAL_TOKEN = "the-token-of-any-server"
@@ -361,13 +361,13 @@ def started(tmp_path: Path) -> Iterator[Callable[..., tuple[Fork | subprocess.Po
         env = os.environ | usual | {"RVC_TRAIN_PORT": str(port)} | environment
         log = tmp_path / "server.log"
         child: Fork | subprocess.Popen[bytes]
-        if is_measured or sys.platform == "win32":
+        if is_measured:
             with log.open("wb") as file:
                 child = subprocess.Popen([sys.executable, "-m", "server"], env=env, stderr=file)
         else:
             log.unlink(missing_ok=True)
             output = tmp_path / "server.out"
-            child = forks().start("server", environment=env, folder=Path.cwd(), output=output, errors=log)
+            child = start_program("server", environment=env, output=output, errors=log)
         children.append(child)
         url = f"http://127.0.0.1:{port}"
 

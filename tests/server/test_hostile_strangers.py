@@ -160,12 +160,13 @@ def test_languages_without_number_keep_the_server_busy_for_no_time_and_are_no_pa
     catalogue = tmp_path / "LC_MESSAGES"
     catalogue.mkdir()
     (catalogue / "messages.mo").write_bytes((LOCALES / "zh" / "LC_MESSAGES" / "messages.mo").read_bytes())
-    folder = Path("/tmp" if os.name == "posix" else tmp_path) / f"rvc{os.getpid()}"
-    folder.symlink_to(tmp_path)
-    try:
-        assert language_of(f"{folder}, en;q=0.5") == "en"
-    finally:
-        folder.unlink()
+    if os.name == "posix":  # links there are for everyone
+        folder = Path("/tmp") / f"rvc{os.getpid()}"
+        folder.symlink_to(tmp_path)
+        try:
+            assert language_of(f"{folder}, en;q=0.5") == "en"
+        finally:
+            folder.unlink()
     began = time.monotonic()
     for request in range(3):
         languages = ",".join(f"q{request}x{number}" for number in range(6000))

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -18,18 +17,15 @@ from server.__main__ import Server
 from server.errors import SettingsRefused
 from server.storage.local import Storage
 from tests.programs import run_program
+from tests.systems import signals
 
 
-def resident_bytes(pid):
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
-
-
+@signals
 def test_an_idle_server_takes_less_than_145_mb_and_sigterm_ends_it_cleanly(started, tmp_path, authorized):
     child, url = started(is_measured=True)
     for path in ("/v1/jobs", "/v1/datasets", "/v1/queue", "/v1/workers", "/v1/system", "/openapi.json"):
         assert httpx.get(url + path, headers=authorized).status_code == 200
-    assert resident_bytes(child.pid) < 145_000_000
+    assert psutil.Process(child.pid).memory_info().rss < 145_000_000
     child.send_signal(signal.SIGTERM)
     assert child.wait(10) == 0
     lines = [json.loads(line) for line in (tmp_path / "server.log").read_text().splitlines()]
@@ -38,6 +34,7 @@ def test_an_idle_server_takes_less_than_145_mb_and_sigterm_ends_it_cleanly(start
     assert not [line for line in lines if line["level"] in {"error", "critical"}]
 
 
+@signals
 def test_sigterm_does_not_wait_for_followers(started, tmp_path, authorized):
     child, url = started()
     dataset = httpx.put(f"{url}/v1/datasets/a/content", content=b"RIFF", headers=authorized).json()

@@ -19,15 +19,18 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from rvc_engine.environment.processes import kill_group
 from server.database.engine import create_engine, read_session
 from server.storage.instances import open_instance
 from server.storage.local import Storage
+from tests.systems import signals
 
 TOKEN = "the-first-token-of-all"
 FOLDER = Path(__file__).parent
 SYNC_SECONDS = 3
 SLOW_DISK = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"]
 SLOW_DISK += ["-e", f"inject=fsync,fdatasync:delay_enter={SYNC_SECONDS * 1_000_000}"]
+pytestmark = signals
 QUICK = (5.0, 2.0, 30.0)
 """Seconds for which a server is watched, the p99 of its answers, and the time to stop, on a machine that is busy."""
 LONG = (60.0, 0.1, 10.0)
@@ -76,7 +79,7 @@ def serving(folder: Path, *command: str, **settings: str) -> Iterator[tuple[http
             yield client, stop
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process.pid)
             process.wait()
 
 

@@ -2,7 +2,8 @@
 
 The Python is WINDOWS_PYTHON: on Windows a `python.exe`, elsewhere a program that runs one by Wine.
 Without it, one that `../shared/tools/windows_python.sh` sets up in a cache folder, where that tool is there. Without
-both the tests are left out, with a message. `--long`: besides, the tests of client, server, worker and engine.
+both the tests are left out, with a message. `--long`: besides, the tests of client, server, worker and engine
+(`long_form`); `--long FOLDER...`: these folders of them alone.
 
 Dependencies go into that Python itself, as a cache; the wheel into a folder of its own, so that checkouts do not meet.
 """
@@ -12,16 +13,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import filelock
+
+from tests.windows import long_form
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT.parent / "shared" / "tools" / "windows_python.sh"
 CACHE = Path("/var/tmp/windows-python")
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-warn-script-location", "--no-compile")
 QUICK = ("tests/windows", "tests/engine/environment")
-LONG = ("tests/client", "tests/worker", "tests/server", "tests/engine")
 
 
 def main(arguments: list[str]) -> int:
@@ -35,10 +39,12 @@ def main(arguments: list[str]) -> int:
         begun = time.monotonic()
         install(python, folder)
         print(f"installed in {time.monotonic() - begun:.0f} s", flush=True)
-        code = run_tests(python, folder, "-m", "windows or not (long or gpu)", *QUICK)
-        if "--long" in arguments:
-            marks = "not (windows or long or gpu or install or clients or containers)"
-            code = max(code, run_tests(python, folder, "-m", marks, "--timeout=600", "-rs", *LONG))
+        is_long, chosen = "--long" in arguments, [word for word in arguments if word != "--long"]
+        code = 0
+        if not chosen:
+            code = start_tests(python, folder, ("-m", "windows or not (long or gpu)", *QUICK)).wait()
+        if is_long:
+            code = max(code, long_form.run(lambda *given: start_tests(python, folder, *given), folder, chosen))
         return code
 
 
@@ -73,23 +79,29 @@ def install(python: Path, folder: Path) -> None:
         "standardwebhooks",
     )
     with filelock.FileLock(CACHE.with_suffix(".lock")):
-        run(python, *PIP, *how, f"{native(wheel)}[server,engine]", *tests, check=True)
-    run(python, *PIP, "--no-deps", "--target", native(folder / "installed"), native(wheel), check=True)
+        run(python, *PIP, *how, f"{native(wheel)}[server,engine]", *tests)
+    run(python, *PIP, "--no-deps", "--target", native(folder / "installed"), native(wheel))
 
 
-def run_tests(python: Path, folder: Path, *words: str) -> int:
-    """Run pytest, which imports our packages from the installed wheel and its own helpers from the checkout."""
+def start_tests(
+    python: Path, folder: Path, words: tuple[str, ...], variables: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.Popen[bytes]:
+    """Start pytest, which imports our packages from the installed wheel and its own helpers from the checkout."""
     search = ";".join((native(folder / "installed"), native(ROOT)))
     basetemp = ("--basetemp", native(folder / "tmp")) if sys.platform != "win32" else ()
     environment = {"PYTHONPATH": search, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = ("-P", "-m", "pytest", "-p", "no:cacheprovider", *basetemp, *words)
-    return run(python, *command, **environment)
+    command = (python, "-P", "-m", "pytest", "-p", "no:cacheprovider", *basetemp, *words)
+    return subprocess.Popen(command, cwd=ROOT, env=own_environment() | environment | variables)
 
 
-def run(python: Path, *words: str, check: bool = False, **variables: str) -> int:
-    """Exit code of Python with these arguments."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RVC_TRAIN_", "PYTEST_"))}
-    return subprocess.run([python, *words], cwd=ROOT, env=environment | variables, check=check).returncode
+def run(python: Path, *words: str) -> None:
+    """Run Python with these arguments. Raises CalledProcessError."""
+    subprocess.run([python, *words], cwd=ROOT, env=own_environment(), check=True)
+
+
+def own_environment() -> dict[str, str]:
+    """The environment without settings of our programs and of a pytest that runs."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("RVC_TRAIN_", "PYTEST_"))}
 
 
 def native(path: Path) -> str:

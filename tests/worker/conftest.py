@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -24,7 +25,7 @@ from server.jobs.service import JobService
 from server.storage.instances import open_instance
 from server.storage.local import Storage
 from tests.migrated import provide_database
-from tests.programs import ROOT, Fork, forks
+from tests.programs import Fork, start_program
 from worker.gateway.interface import JobLease, RegisteredWorker
 from worker.gateway.local import LocalGateway
 from worker.gateway.types import WorkerDescription
@@ -138,12 +139,12 @@ class Shop:
             assert not thread.is_alive(), "the worker did not stop"
 
     @contextmanager
-    def worker_process(self, **changed: object) -> Iterator[Fork]:
+    def worker_process(self, **changed: object) -> Iterator[Fork | subprocess.Popen[bytes]]:
         """A worker in a process of its own, killed at the end; its output is in `worker.log`."""
         settings = self.settings(**changed).model_dump(mode="json", exclude_none=True, exclude={"worker_name"})
         environment = {f"RVC_TRAIN_{name.upper()}": _text(value) for name, value in settings.items()}
         log = self.folder / "worker.log"
-        worker = forks().start("worker", environment=os.environ | environment, folder=ROOT, output=log, errors=log)
+        worker = start_program("worker", environment=os.environ | environment, output=log, errors=log)
         try:
             yield worker
         finally:

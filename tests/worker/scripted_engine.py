@@ -16,6 +16,8 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
+
 from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS, CheckpointEntry, read_entries, write_entries
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import FailureCode, WorkspaceBusy
@@ -222,13 +224,14 @@ class Engine:
         self.send(ArtifactReady(kind=kind, name=path.name, path=str(path), size=path.stat().st_size, sha256=sha256))
 
     def crash_once(self) -> None:
-        """Die by SIGKILL the first time the script comes here, in any process on this workspace."""
+        """Be killed the first time the script comes here, in any process on this workspace."""
         mark = self.workspace.root / "crashed"
         if not mark.exists():
             mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            psutil.Process().kill()
 
     def die(self, number: int) -> None:
+        """By this signal; on Windows, which has none, with this exit code."""
         os.kill(os.getpid(), number)
 
     def exit(self, code: int) -> None:
@@ -250,7 +253,7 @@ class Engine:
             + json.dumps(
                 {
                     "environment": dict(os.environ),
-                    "group_is_own": os.getpgrp() == os.getpid(),
+                    "group_is_own": sys.platform == "win32" or os.getpgrp() == os.getpid(),
                     "config": config.model_dump(),
                     **{key: value for key, value in vars(self.options).items() if key not in {"config", "script"}},
                 }

@@ -23,7 +23,7 @@ from server.settings import ServerSettings
 from server.storage.orphans import Orphans
 from server.storage.sizes import JobSizes
 from tests.crash_points import CrashPoints
-from tests.programs import ROOT, forks
+from tests.programs import start_program
 
 SCRIPT: list[list[object]] = [
     ["evaluated", 1, 30.0, True],
@@ -52,7 +52,7 @@ def run_until_killed(shop: Any, job_id: str, points: CrashPoints, at: int, steps
     points.arm(at, steps=steps, ignored_threads="heartbeat|gpus")
     log = shop.folder.with_suffix(".log")
     environment = worker_environment(shop) | points.environment
-    worker = forks().start(*points.command("worker"), environment=environment, folder=ROOT, output=log, errors=log)
+    worker = start_program(*points.command("worker"), environment=environment, output=log, errors=log)
     try:
         shop.wait_until(
             lambda: worker.poll() is not None or shop.job(job_id).status == "succeeded", f"an end, see {log}", 90
@@ -90,7 +90,7 @@ def check_charges(shop: Any) -> None:
     assert charged == sum({file.st_ino: file.st_size for file in files}.values())
     with read_session(shop.engine) as session:
         rows = session.exec(select(StoredFileRow.path).where(col(StoredFileRow.sha256).is_not(None))).all()
-    assert {str(path.relative_to(root)) for path in root.glob("jobs/*/attempts/*/artifacts/*")} == set(rows)
+    assert {path.relative_to(root).as_posix() for path in root.glob("jobs/*/attempts/*/artifacts/*")} == set(rows)
     assert list(root.glob("incoming/*")) == []
 
 

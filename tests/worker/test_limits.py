@@ -10,6 +10,7 @@ import pytest
 from rvc_train.cli import exit_codes
 from rvc_train.schemas.jobs import Resources
 from tests.programs import run_program
+from tests.systems import scripts
 from worker.hardware.devices import gpu_resources
 from worker.limits import ExitCode
 from worker.settings import WorkerSettings
@@ -89,6 +90,7 @@ def test_labels_are_pairs_with_commas_between_them() -> None:
             WorkerSettings(worker_labels=wrong)
 
 
+@scripts
 def test_a_worker_finds_its_gpus_and_the_memory_of_the_smallest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -295,7 +295,7 @@ class LocalJobLease(JobLease):
         generator, discriminator = storage.start_files(job_id)
         start = None
         if generator is not None or discriminator is not None:
-            text = (storage.start_folder(job_id) / ORIGIN_FILE).read_text()
+            text = (storage.start_folder(job_id) / ORIGIN_FILE).read_text(encoding="utf-8")
             start = StartFiles(generator, discriminator, text)
         dataset_id = self.lease.dataset_id
         recordings, cache = storage.dataset_folder(dataset_id), storage.cache_folder(dataset_id)

@@ -118,7 +118,9 @@ def _query_gpu(which: str, field: str) -> str | None:
     form = ",".join(filter(None, ("csv", "noheader", options)))
     command = ["nvidia-smi", f"--query-gpu={name}", f"--format={form}", f"--id={which}"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_SMI_SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     lines = done.stdout.strip().splitlines()

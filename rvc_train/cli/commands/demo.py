@@ -101,7 +101,9 @@ def has_gpu() -> bool:
     if program is None:
         return False
     with suppress(OSError, subprocess.TimeoutExpired):
-        listed = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=20, check=False)
+        listed = subprocess.run(
+            [program, "-L"], capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=False
+        )
         return listed.returncode == 0 and "GPU " in listed.stdout
     return False
 

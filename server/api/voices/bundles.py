@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
+from rvc_engine.environment.files import rename
 from rvc_engine.names.voices import voice_file_stem
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.voices.voices import VoiceDetail, VoiceImport
@@ -107,7 +108,7 @@ def _admitted(context: AppContext, owner: str, bundle_id: str, unpacked: Unpacke
     context.imports.give_bytes(bundle_id, size)
     upload = context.uploads.create(owner, size, "", is_resumable=False)
     try:
-        recordings.rename(context.uploads.path(upload.id))
+        rename(recordings, context.uploads.path(upload.id))
         context.uploads.finish(upload.id, size, origin.recordings.sha256 if origin.recordings else "")
         services = (context.datasets, context.admissions)
         dataset, _ = context.uploads.make_dataset(*services, owner, origin.name, upload.id, "auto")

@@ -13,6 +13,7 @@ import soxr
 
 from rvc_engine.audio import reading
 from rvc_engine.audio.reading import UnreadableAudio, decode_mono, open_audio, probe, read_mono
+from tests.systems import proc
 
 Voice = Callable[..., np.ndarray]
 Encode = Callable[..., Path]
@@ -266,6 +267,7 @@ def test_a_wav_written_to_a_pipe_is_read_to_its_end(tmp_path: Path, voice: Voice
         assert len(read_mono(tmp_path / "a.wav", 44_100)) == 44_100
 
 
+@proc
 def test_headers_that_lie_cannot_make_us_allocate(tmp_path: Path, voice: Voice) -> None:
     noise = np.random.RandomState(0).bytes(3_000_000)
     (tmp_path / "channels").write_bytes(wav_header(channels=65_535) + noise)

@@ -11,6 +11,7 @@ import pytest
 from rvc_engine.audio.reading import read_mono
 from rvc_engine.audio.recordings import MANIFEST, list_dataset, list_folder, list_recordings
 from rvc_engine.errors import InvalidDataset
+from tests.systems import links, named_pipes
 
 
 def manifest(folder: Path, *paths: object) -> None:
@@ -87,6 +88,7 @@ def test_whatever_the_decoder_opens_is_a_recording(dataset: Path, name: str, con
     assert len(read_mono(recording.path, 16_000)) == pytest.approx(16_000, abs=2_000)
 
 
+@links
 def test_links_are_followed_each_folder_once_and_those_that_lead_nowhere_are_named(tmp_path: Path) -> None:
     voice, far, pair = tmp_path / "voice", tmp_path / "far", tmp_path / "pair"
     for path in (voice / "part1" / "a.wav", far / "b.wav", far / "inner" / "c.wav", pair / "d.wav"):
@@ -123,6 +125,7 @@ def test_links_are_followed_each_folder_once_and_those_that_lead_nowhere_are_nam
     }
 
 
+@links
 def test_a_folder_of_links_alone_is_a_dataset(tmp_path: Path) -> None:
     far, voice = tmp_path / "far", tmp_path / "voice"
     far.mkdir()
@@ -157,6 +160,7 @@ def test_a_manifest_that_leaves_the_folder_is_refused(dataset: Path, path: str) 
         list_recordings(dataset)
 
 
+@links
 def test_absolute_paths_and_links_out_of_the_folder_are_refused(dataset: Path) -> None:
     secret = dataset.parent / "secret"
     secret.touch()
@@ -167,6 +171,7 @@ def test_absolute_paths_and_links_out_of_the_folder_are_refused(dataset: Path) -
             list_recordings(dataset)
 
 
+@named_pipes
 def test_a_pipe_is_no_recording(dataset: Path) -> None:
     os.mkfifo(dataset / "pipe")
     manifest(dataset, "pipe")

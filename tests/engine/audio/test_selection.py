@@ -23,6 +23,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.report.report import DatasetReport, make_report
 from rvc_engine.workspace.layout import Workspace
+from tests.systems import links
 
 Sound = np.ndarray
 Save = Callable[..., Path]
@@ -163,6 +164,7 @@ def test_time_that_a_cut_off_file_has_lost_is_counted(
     assert summary.dropped_seconds["unreadable"] == pytest.approx(len(speech) / RATE / 2, abs=1)
 
 
+@links
 def test_files_that_are_left_out_are_named_in_report_log_and_result(
     both: Any, save: Save, speech: Sound, dataset: Path, workspace: Workspace, listener: Any
 ) -> None:

@@ -17,6 +17,7 @@ from rvc_engine.audio.slicing import SlicingSummary
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import DiskFull, InvalidDataset, StopRequested
 from rvc_engine.workspace.layout import Workspace
+from tests.systems import full_device, proc
 
 Voice = Callable[..., np.ndarray]
 Save = Callable[..., Path]
@@ -258,6 +259,7 @@ def test_a_stop_takes_effect_inside_a_long_recording(
     assert not names(workspace.slices)
 
 
+@full_device
 def test_a_full_disk_is_an_error_of_its_own(
     run: Callable[..., SlicingSummary], save: Save, voice: Voice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,6 +298,7 @@ LONG_PROGRAM = """if True:
 """
 
 
+@proc
 @pytest.mark.parametrize("minutes", [20, pytest.param(180, marks=pytest.mark.long)])
 def test_a_long_recording_takes_little_memory(dataset: Path, workspace: Workspace, voice: Voice, minutes: int) -> None:
     minute = np.concatenate([voice(50.0), np.zeros(441_000, np.float32)])

@@ -17,7 +17,9 @@ from rvc_engine.cli.console import Terminal, open_report
 from rvc_engine.events import EXIT_STOPPED, Stopped, Warned
 from rvc_engine.pipeline.process import EventLines, StopSwitch
 from rvc_engine.workspace.layout import Workspace
+from tests.systems import terminals
 
+pytestmark = terminals
 ROOT = Path(__file__).parents[3]
 SCRIPT, SAMPLES = ROOT / "rvc_training_pipeline.py", ROOT / "samples"
 

@@ -20,6 +20,7 @@ from rvc_engine.cli.interruption import EXIT_INTERRUPTED, LostWork, answered_at_
 from rvc_engine.pipeline.pipeline import StageSelection
 from rvc_engine.pipeline.process import StopSwitch, run_engine
 from rvc_engine.workspace.layout import Workspace
+from tests.systems import ctrl_c, links, proc
 
 RVC_LINE = "2024-06-04 10:00:00,123\tanna\tINFO\t{'train': {}}\n"
 
@@ -118,6 +119,7 @@ def test_the_end_of_a_run_names_what_was_made(tmp_path: Path, monkeypatch: pytes
     assert [event.message.partition(" is ready in ")[0] for event in said] == ["the voice anna", "the index of anna"]
 
 
+@links
 @pytest.mark.parametrize("part", ["weights", "recovery"])
 def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(tmp_path: Path, part: str) -> None:
     workspace, said = Workspace(tmp_path / "anna", "anna"), []
@@ -131,6 +133,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(tmp_path: Pa
     assert "free some space" not in failed.message
 
 
+@proc
 def test_a_read_only_folder_of_runs_gets_words_that_fit(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit), open_report(Workspace(Path("/sys/anna"), "anna")):
         pass
@@ -149,6 +152,7 @@ def stop_switch() -> Iterator[StopSwitch]:
         signal.signal(number, handler)
 
 
+@ctrl_c
 def test_the_first_interrupt_is_answered_while_the_main_thread_is_busy(stop_switch: StopSwitch) -> None:
     said, is_said = [], threading.Event()
 
@@ -177,6 +181,7 @@ with answered_at_once(lambda text: print("first", flush=True), lambda: print("se
 """
 
 
+@ctrl_c
 def test_a_second_interrupt_within_one_long_operation_ends_the_program() -> None:
     with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None

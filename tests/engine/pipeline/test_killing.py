@@ -18,7 +18,9 @@ import torch
 from rvc_engine.checkpoints.recovery import load_trained_synthesizer
 from rvc_engine.events import EXIT_SUCCEEDED
 from rvc_engine.workspace.layout import Workspace
+from tests.systems import forked
 
+pytestmark = forked
 CONFIG = {
     "content": "whisper-tiny",
     "pretrained": "none",

@@ -15,6 +15,7 @@ from rvc_engine.cli.main import app as engine_app
 from rvc_engine.cli.option_words import OptionWords
 from rvc_engine.cli.pipeline_script import _read_config, app
 from rvc_engine.config import TrainingConfig
+from tests.systems import full_device
 
 OPTIONS = ["--content", "whisper-tiny", "--pretrained", "none", "--pitch", "dio", "--set", "width=24", "-bs", "3"]
 
@@ -22,7 +23,8 @@ OPTIONS = ["--content", "whisper-tiny", "--pretrained", "none", "--pitch", "dio"
 @pytest.fixture(autouse=True)
 def signals_as_they_were() -> Iterator[None]:
     """Restore signal handlers, which the commands set in the tests' process."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in names)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -32,6 +34,7 @@ def signals_as_they_were() -> Iterator[None]:
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Runner of the script in an empty folder, without a GPU."""
     monkeypatch.chdir(tmp_path)
+    Path("a-file").touch()
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -68,7 +71,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
         (["-pd", "none.pth"], "-pd/--pretrain_d", "none.pth"),
         (["--log-level", "loud"], "--log-level", "'warning'"),
         (["--dataset", "nowhere"], "--dataset", "nowhere"),
-        (["-o", "/dev/null/x"], "-o/--outside_index_root", "another"),
+        (["-o", "a-file/x"], "-o/--outside_index_root", "another"),
         (["--skip-training", "--skip-index"], "--skip-training", "nothing to do"),
         (["-e", "a/b"], "-e/--exp_dir", "'/'"),
         (["--content", "whisper-tiny", "-v", "v1"], "-v v1", "-v v2"),
@@ -145,6 +148,7 @@ def test_the_index_is_made_though_training_fails_when_asked_to_go_on(
     assert list(Path("logs/anna").glob("added_*.index"))
 
 
+@full_device
 def test_a_log_that_cannot_be_written_ends_no_run_and_is_told_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from rvc_engine.pitch import stage as pitch_stage
 from rvc_engine.pitch.curve import coarse_pitch
 from rvc_engine.reporting import StageReport
 from rvc_engine.workspace.layout import Workspace
+from tests.systems import full_device
 
 
 @pytest.fixture
@@ -108,6 +109,7 @@ def test_a_stop_ends_the_stage(slices: Workspace, listener: Any) -> None:
         pitch_stage.run(slices, TrainingConfig(), Machine(), listener.report("pitch"))
 
 
+@full_device
 def test_a_full_disk_is_reported(slices: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(path: Path, data: bytes) -> int:
         with open("/dev/full", "wb", buffering=0) as file:  # noqa: PTH123

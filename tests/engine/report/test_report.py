@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from rvc_engine.report.report import make_report, write_report
+from tests.systems import proc
 
 Voice = Callable[..., np.ndarray]
 Save = Callable[..., Path]
@@ -137,6 +138,7 @@ LIMITED_PROGRAM = """if True:
 """
 
 
+@proc
 @pytest.mark.parametrize("minutes", [6, pytest.param(180, marks=pytest.mark.long)])
 def test_a_long_recording_is_reported_within_tight_limits(
     dataset: Path, voice: Voice, tmp_path: Path, minutes: int

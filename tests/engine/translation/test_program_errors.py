@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from rvc_engine.translation.program_errors import describe, errors_reported
+from tests.systems import full_device
 
 ROOT = Path(__file__).parents[3]
 
@@ -87,6 +88,7 @@ def shell(command: str, *program: str, **environment: str) -> "subprocess.Comple
     )
 
 
+@full_device
 @pytest.mark.parametrize("program", [CLIENT, ENGINE, SCRIPT], ids=["rvc-train", "rvc-engine", "script"])
 def test_output_that_nobody_can_receive_is_no_traceback(program: tuple[str, ...]) -> None:
     full = shell('"$@" --help > /dev/full', *program)

@@ -8,6 +8,7 @@ import pytest
 from rvc_engine.errors import InvalidConfig, MissingWeights
 from rvc_engine.machine import default_weights_folder
 from rvc_engine.weights.catalogue import PublishedFile, Weights, published_files
+from tests.systems import links
 
 CONTENT = {"a.bin": b"first" * 1000, "b.bin": b"second" * 1000, "c.json": b"{}"}
 
@@ -107,6 +108,7 @@ def test_the_folder_is_not_named_where_it_is_the_usual_one():
     assert "--weights" not in Weights(default_weights_folder()).ways_to_get("hubert")
 
 
+@links
 def test_published_files_are_imported_from_anywhere_under_a_folder_whatever_their_names(weights, tmp_path):
     source = tmp_path / "RVC" / "assets" / "deep"
     source.mkdir(parents=True)
@@ -123,6 +125,7 @@ def test_published_files_are_imported_from_anywhere_under_a_folder_whatever_thei
     assert (source / "renamed.pt").exists()
 
 
+@links
 def test_a_hub_caches_links_are_followed_to_their_files(weights, tmp_path):
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / "123").write_bytes(CONTENT["a.bin"])

@@ -8,8 +8,10 @@ import soundfile
 from typer.testing import CliRunner
 
 from rvc_train.cli.main import app
+from tests.systems import links
 
 RATE = 16_000
+pytestmark = links
 
 
 @pytest.fixture

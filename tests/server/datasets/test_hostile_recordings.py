@@ -19,12 +19,14 @@ from typing import Any
 import av
 import httpx
 import numpy as np
+import psutil
 import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rvc_engine.audio.reading import LOUDEST, MAX_CHANNELS, MAX_SAMPLE_RATE, MAX_SECONDS
+from tests.systems import peak_bytes
 
 MIB = 2**20
 RATE = 16_000
@@ -147,10 +149,9 @@ def look_at(folder: Path, contents: list[bytes]) -> Looked:
 def highest_resident_bytes(pid: int) -> int:
     """The most that a process has had in memory since it became the program it is."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
+        return peak_bytes(pid)
+    except (FileNotFoundError, ProcessLookupError, StopIteration, psutil.Error):
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
 def check_said(looked: Looked, contents: list[bytes]) -> None:

@@ -283,13 +283,13 @@ def test_files_of_ended_attempts_that_nothing_refers_to_are_orphans(
 ) -> None:
     job_id, unused = attempts
     home = joined.job_home(job_id)
-    before = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
+    before = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
     found = later().find()
-    assert sorted(str(each.path.relative_to(home)) for each in found) == unused
-    assert all(f"{each.kind}/{each.path.name}" == str(each.path.relative_to(joined.root)) for each in found)
+    assert sorted(each.path.relative_to(home).as_posix() for each in found) == unused
+    assert all(f"{each.kind}/{each.path.name}" == each.path.relative_to(joined.root).as_posix() for each in found)
     assert later(0.9).collect() == []
     later(1.1).collect()
-    assert {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()} == before - set(unused)
+    assert {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()} == before - set(unused)
     trashed = [path for path in joined.root.glob(f"trash/*/jobs/{job_id}/**/*") if path.is_file()]
     assert sorted("/".join(path.relative_to(joined.root).parts[4:]) for path in trashed) == unused
     assert later(1.1).find() == []

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from server.storage.permissions import restrict_access, restrict_data_folder
+from tests.systems import modes
+
+pytestmark = modes
 
 
 def mode_of(path: Path) -> int:

@@ -126,6 +126,26 @@ def test_an_upload_left_alone_is_gone(serve: Callable[..., Any], tmp_path: Path)
         assert not file.exists()
 
 
+def test_an_upload_whose_file_is_in_use_is_deleted_later_and_keeps_no_other_one(
+    serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Windows deletes no file that a program has open. Here a folder is in its place, which is not deleted either."""
+    with serve(tmp_path) as server, server.client() as http:
+        addresses = [begin(http, 10), begin(http, 10)]
+        for address in addresses:
+            assert send(http, address, 0, b"a").status_code == 204
+        used, other = (server.context.uploads.path(address.rpartition("/")[2]) for address in addresses)
+        used.unlink()
+        used.mkdir()
+        assert [http.delete(address, headers=TUS).status_code for address in addresses] == [204, 204]
+        assert [http.head(address, headers=TUS).status_code for address in addresses] == [404, 404]
+        assert not other.exists()
+        used.rmdir()
+        used.touch()
+        server.context.uploads.expire()
+        assert not used.exists()
+
+
 def half_a_piece(http: httpx.Client, address: str, announced: int, sent: bytes, **headers: str) -> socket.socket:
     """A connection that announces a piece and sends part of it, with the client's token."""
     host, port = http.base_url.host, http.base_url.port or 80

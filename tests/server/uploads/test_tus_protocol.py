@@ -1,6 +1,7 @@
 """What tus 1.0.0 demands of a server, word by word, as clients of other people meet it."""
 
 import base64
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable
@@ -190,6 +191,7 @@ def test_small_chunks_are_limited_by_bytes_and_not_by_their_number(serve: Callab
             assert 429 in {send(http, address, 1, chunk).status_code for _ in range(40)}
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_curl_sends_a_file_in_one_request(live: Any, http: httpx.Client, tmp_path: Path) -> None:
     file = tmp_path / "recording.wav"
     file.write_bytes(bytes(100_000))

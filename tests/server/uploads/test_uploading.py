@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
@@ -17,6 +16,7 @@ from server.database.engine import read_session, write_session
 from server.database.tables import Dataset
 from server.datasets.ingest import ingest
 from tests.raw_zips import raw_zip
+from tests.systems import peak_bytes
 
 
 @pytest.fixture
@@ -305,11 +305,6 @@ def test_a_large_upload_is_never_held_in_memory(tmp_path, serve):
         before = peak_bytes()
         assert http.put("/v1/datasets/large/content", content=body()).status_code == 202
         assert peak_bytes() - before < 32 * 2**20
-
-
-def peak_bytes():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 @pytest.mark.parametrize(

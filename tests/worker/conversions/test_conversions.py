@@ -2,13 +2,13 @@
 
 import contextlib
 import hashlib
-import signal
 import time
 
 import psutil
 import soundfile
 
 from rvc_engine.environment.processes import process_identity
+from tests.systems import IS_WINDOWS, orphans
 from worker.engine.slots import SlotRecord
 
 REAL = {"stop_seconds": 5, "silence_seconds": 120, "device": "cpu"}
@@ -28,7 +28,8 @@ def test_a_batch_is_converted_beside_a_training_that_goes_on(studio, shop, recor
         steps = len(shop.steps(studio.job_id))
         shop.wait_until(lambda: len(shop.steps(studio.job_id)) > steps, "the training's next step")
         [pid] = conversion_engines(shop)
-        assert psutil.Process(pid).nice() == min(19, psutil.Process().nice() + 10)
+        if not IS_WINDOWS:  # whose priorities are limits of a job object
+            assert psutil.Process(pid).nice() == min(19, psutil.Process().nice() + 10)
         second = studio.convert(recording(1.0))
         studio.wait_for(second, "succeeded")
         assert conversion_engines(shop) == [pid], "the engine, with its voice, is kept"
@@ -47,6 +48,7 @@ def test_a_batch_is_converted_beside_a_training_that_goes_on(studio, shop, recor
     assert studio.left_over(conversion_id) == []
 
 
+@orphans
 def test_a_killed_workers_conversion_is_served_by_the_next_one_and_its_engine_ended(studio, shop, recording):
     conversion_id = studio.convert(recording(10.0))
     with shop.worker_process(**REAL) as worker:
@@ -54,7 +56,7 @@ def test_a_killed_workers_conversion_is_served_by_the_next_one_and_its_engine_en
         [pid] = conversion_engines(shop)
         engine = psutil.Process(pid)
         engine.suspend()  # busy, as it were: it does not notice that its input has ended
-        worker.send_signal(signal.SIGKILL)
+        worker.kill()
         worker.wait()
     try:
         assert process_identity(pid) is not None

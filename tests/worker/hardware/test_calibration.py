@@ -1,5 +1,6 @@
 """Calibration of a worker's device: made once while it is idle, ended at once when a job comes."""
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ def calibrator(shop: Any, tmp_path: Path) -> Callable[..., Calibrator]:
 
 def printing(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     """Calibrations run this program in place of the engine."""
-    monkeypatch.setattr(calibration, "python_command", lambda *_: ["/bin/sh", "-c", program])
+    monkeypatch.setattr(calibration, "python_command", lambda *_: [sys.executable, "-c", program])
 
 
 def turns_until(is_over: Callable[[], bool], calibrator: Calibrator) -> None:
@@ -40,7 +41,7 @@ def turns_until(is_over: Callable[[], bool], calibrator: Calibrator) -> None:
 def test_an_idle_worker_measures_its_device_and_keeps_the_result(
     calibrator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    printing(monkeypatch, f"echo '{CALIBRATION.model_dump_json()}'")
+    printing(monkeypatch, f"print({CALIBRATION.model_dump_json()!r})")
     files = tmp_path / "calibrations"
     turns_until(files.exists, calibrator())
     [file] = files.iterdir()
@@ -50,7 +51,7 @@ def test_an_idle_worker_measures_its_device_and_keeps_the_result(
 
 
 def test_work_ends_a_calibration_which_begins_again_later(calibrator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    printing(monkeypatch, "sleep 60")
+    printing(monkeypatch, "import time; time.sleep(60)")
     made = calibrator()
     made.on_idle()
     child = made._child
@@ -63,7 +64,7 @@ def test_work_ends_a_calibration_which_begins_again_later(calibrator: Any, monke
     made.stop()
 
 
-@pytest.mark.parametrize("program", ["echo out of luck >&2; exit 1", "echo nonsense"])
+@pytest.mark.parametrize("program", ["import sys; sys.exit('out of luck')", "print('nonsense')"])
 def test_a_failed_calibration_is_not_repeated(calibrator: Any, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     printing(monkeypatch, program)
     made = calibrator()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.systems import scripts
 from worker.hardware.devices import device_environment, device_name, engine_device
 
 
@@ -32,6 +33,7 @@ def test_a_worker_that_may_choose_binds_nothing() -> None:
     assert (device_environment("auto", {}), engine_device("auto")) == ({}, "auto")
 
 
+@scripts
 def test_a_gpu_is_called_as_the_driver_calls_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smi = tmp_path / "nvidia-smi"
     smi.write_text('#!/bin/sh\necho "Card of $3"\n')

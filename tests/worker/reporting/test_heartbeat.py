@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from server.jobs.reaper import Reaper
+from tests.systems import named_pipes
 from worker.loop import HeartbeatDied
 from worker.reporting.heartbeat import Heartbeat
 
@@ -63,6 +64,7 @@ def test_no_heartbeat_is_sent_while_the_main_loop_does_not_turn(shop: Any, tmp_p
     heartbeat.stop()
 
 
+@named_pipes
 def test_a_worker_that_hangs_in_a_call_to_a_disk_loses_its_job_and_when_it_wakes_stops_its_engine(shop: Any) -> None:
     """Its main loop copies an artifact that is a named pipe, and so waits for somebody to write into it."""
     job_id = shop.submit([["pipe_artifact", "voice"], ["hang"]])

@@ -22,6 +22,7 @@ from server.errors import LeaseLost
 from server.jobs.retry import RetryService
 from server.settings import ServerSettings
 from server.storage.sizes import JobSizes
+from tests.systems import named_pipes
 from worker.gateway.interface import JobLease
 from worker.gateway.types import Success
 from worker.reporting.event_reporter import EventReporter
@@ -71,9 +72,10 @@ def make_checkpoint(workspace: Workspace, step: int, content: bytes) -> None:
 
 
 def files_below(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+@named_pipes
 def test_a_stale_worker_leaves_its_successors_half_copied_voice_alone(shop: Any, tmp_path: Path) -> None:
     job_id = shop.submit([])
     stale = shop.claim()
