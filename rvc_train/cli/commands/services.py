@@ -42,6 +42,10 @@ def server() -> None:
 
 
 def worker(
+    jobs_per_device: Annotated[
+        int | None,
+        typer.Option(min=1, max=16, metavar="N", help="Run N jobs at once on the device, with a share of it each."),
+    ] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Label that jobs may ask for; repeatable."),
@@ -64,6 +68,7 @@ def worker(
     if any("," in each for each in label or []):
         raise typer.BadParameter("a comma separates labels in RVC_TRAIN_WORKER_LABELS, so a label has none")
     given = {
+        "JOBS_PER_DEVICE": jobs_per_device,
         "WORKER_LABELS": ",".join(label) if label else None,
         "WORKER_JOB": job,
         "WORKER_MAX_JOBS": 1 if once else max_jobs,
