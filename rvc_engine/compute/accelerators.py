@@ -11,7 +11,6 @@ and without copies beside the computation; `mps` in float32.
 import re
 from typing import Literal
 
-import psutil
 import torch
 
 NATIVE_TF32 = (8, 0)
@@ -100,6 +99,8 @@ def memory_of(device: torch.device) -> tuple[int, int]:
             total = torch.mps.recommended_max_memory()
             free = max(0, total - torch.mps.driver_allocated_memory())
         case _:
+            import psutil  # which the models and their steps do without
+
             memory = psutil.virtual_memory()
             free, total = memory.available, memory.total
     return min(int(free), int(total) // _Share.num_jobs), int(total)
