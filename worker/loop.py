@@ -27,11 +27,11 @@ from worker.gateway.errors import LeaseLost, SchemaChanged, SettingsRefused, fir
 from worker.gateway.interface import JobLease, RegisteredWorker, WorkerGateway
 from worker.gateway.types import WorkerDescription, WorkerFault
 from worker.hardware.calibration import Calibrator
-from worker.hardware.devices import device_name, gpu_resources, visible_gpus
+from worker.hardware.devices import AUTO, CUDA, device_name, gpu_resources, visible_gpus
 from worker.hardware.gpus import GpuMonitor
 from worker.job_run import JobRun
 from worker.limits import ExitCode, Limits
-from worker.places import place_name, run_together, share_of_memory
+from worker.places import has_mps, place_name, run_together, share_of_memory
 from worker.reporting.heartbeat import Heartbeat
 from worker.reporting.retry import retry_until_available
 from worker.settings import WorkerSettings
@@ -66,6 +66,8 @@ def work(settings: WorkerSettings, gateway: WorkerGateway, stop: threading.Event
             places.append(_Place(number, registered, slot, limits[number], TrainingState()))
         if places:
             limits[0].stay_active()
+            if len(places) > 1 and settings.device.startswith((CUDA, AUTO)):
+                logger.info("several jobs at once on the device", number=len(places), mps=has_mps(os.environ))
             device = _Device.of(settings, gateway, places)
             workers = [
                 _Worker(settings, gateway, place, device, stop, workspaces, slots, instance_id) for place in places

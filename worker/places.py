@@ -1,8 +1,9 @@
 """Places of a worker: jobs that run at once on its device, each registered as a worker with a share of the device."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
 
 from worker.gateway.errors import SettingsRefused
 from worker.settings import GIB, WorkerSettings
@@ -10,6 +11,12 @@ from worker.settings import GIB, WorkerSettings
 MIN_SHARE_BYTES = 2 * GIB
 """Least memory of a GPU for a job: networks and optimizer of the default kind of voice, with one clip at a time."""
 _POLL_SECONDS = 0.5
+_MPS_FOLDER = "/tmp/nvidia-mps"  # noqa: S108 - the default of nvidia-cuda-mps-control
+
+
+def has_mps(environment: Mapping[str, str]) -> bool:
+    """Whether NVIDIA's Multi-Process Service runs here; the engines, whose environment names its folder, then use it."""
+    return (Path(environment.get("CUDA_MPS_PIPE_DIRECTORY") or _MPS_FOLDER) / "control").exists()
 
 
 def place_name(settings: WorkerSettings, number: int) -> str:

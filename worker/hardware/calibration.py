@@ -28,7 +28,9 @@ MAX_SECONDS = 300.0
 class Calibrator:
     """Calibration of one worker, at most one a start; the worker's loop calls it at each turn."""
 
-    def __init__(self, settings: WorkerSettings, gateway: WorkerGateway, is_busy: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, settings: WorkerSettings, gateway: WorkerGateway, is_busy: Callable[[], bool] = lambda: False
+    ) -> None:
         """`is_busy`: whether a job runs in any place of the worker."""
         self._settings, self._gateway, self._is_busy = settings, gateway, is_busy
         self._lock = threading.Lock()
