@@ -15,7 +15,7 @@ _MPS_FOLDER = "/tmp/nvidia-mps"  # noqa: S108 - the default of nvidia-cuda-mps-c
 
 
 def has_mps(environment: Mapping[str, str]) -> bool:
-    """Whether NVIDIA's Multi-Process Service runs here; the engines, whose environment names its folder, then use it."""
+    """Whether NVIDIA's Multi-Process Service runs here: the engines, which get the name of its folder, then use it."""
     return (Path(environment.get("CUDA_MPS_PIPE_DIRECTORY") or _MPS_FOLDER) / "control").exists()
 
 
