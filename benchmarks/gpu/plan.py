@@ -62,7 +62,7 @@ class Plan:
 
 
 def say(name: str, value: float | None, unit: str, notes: str = "", reference: float | None = None) -> None:
-    """Print a result at once, as a JSON line; `reference`: of the plain way, of which the value is a ratio then."""
+    """Print a result at once, as a JSON line; `reference`: of the plain way; the ratio is reference / value."""
     line: dict[str, Any] = {"name": name, "value": None if value is None else float(f"{value:.5g}"), "unit": unit}
     if reference is not None and value is not None:
         line |= {"reference": float(f"{reference:.5g}"), "ratio": round(reference / value, 3) if value else None}

@@ -136,7 +136,10 @@ class _Child:
                 kill(self._process)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(KILL_SECONDS)
-                self._readers[1].join(KILL_SECONDS)
+                for reader, pipe in zip(self._readers, (self._process.stdout, self._process.stderr), strict=True):
+                    reader.join(KILL_SECONDS)
+                    if pipe is not None and not reader.is_alive():
+                        pipe.close()
                 return True
         return False
 

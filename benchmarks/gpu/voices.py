@@ -25,8 +25,8 @@ def voices(plan: Plan) -> None:
         rate, notes = _steps_per_second(plan, number, plan.seconds_left / (len(numbers) - place))
         per_hour = 3600 * rate / STEPS_A_VOICE
         alone = per_hour if alone is None else alone
-        notes += f"; a voice: {STEPS_A_VOICE:.0f} steps of batch {BATCH_SIZE}; reference: one at once"
-        say(f"voices per GPU-hour, {number} at once", per_hour, "voices/h", notes, alone)
+        notes += f"; {per_hour / alone:.3g} times one at once; a voice: {STEPS_A_VOICE:.0f} steps of batch {BATCH_SIZE}"
+        say(f"voices per GPU-hour, {number} at once", per_hour, "voices/h", notes)
 
 
 def _steps_per_second(plan: Plan, number: int, seconds: float) -> tuple[float, str]:
