@@ -1,10 +1,7 @@
 """Training on a preprocessed folder, step by step: ours, and the reference's method with the same models.
 
 The plain version of the reference is RVC WebUI's training on a GPU: clips and stored spectrograms read from files by
-loader processes and copied to the device; float16 autocast with one gradient scaler (float32 on a CPU); separate
-discriminator passes for real and fake segments, with autograd recording of the second pass over real ones; unused
-weight gradients of the discriminators in the generator's backward pass; gradient norms read tensor by tensor; AdamW
-with PyTorch's defaults.
+loader processes and copied to the device, and steps as in `benchmarks.plain_step`.
 """
 
 from collections.abc import Callable, Generator
@@ -14,10 +11,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import DataLoader, Dataset
 
-from rvc_engine.audio.mel import log_mel, spectrogram
+from benchmarks.plain_step import PlainSteps
+from rvc_engine.audio.mel import spectrogram
 from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.precision import Precision, use_tf32
 from rvc_engine.compute.process_group import SINGLE_PROCESS
@@ -25,10 +22,8 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.data.clips import Clip, ClipFiles, epoch_batches, list_clips, load_clip
 from rvc_engine.data.loader import pad
-from rvc_engine.hyperparameters import BETAS, EPSILON, MEL_WEIGHT, WEIGHT_DECAY, Hyperparameters
-from rvc_engine.models import losses
-from rvc_engine.models.losses import mel_distance
-from rvc_engine.models.synthesizer import Noise, cut_segments
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.models.synthesizer import Noise
 from rvc_engine.reporting import StageReport
 from rvc_engine.training.batch_sampler import BatchSampler, GlobalBatch
 from rvc_engine.training.cuda_graphs import CudaGraphCapturer, GraphedSteps
@@ -164,13 +159,8 @@ class PlainTraining:
         self.setting, self.hparams = setting, setting.hparams
         config, device = setting.config, setting.device
         torch.manual_seed(config.seed)
-        self.precision = Precision("fp16" if device.type == "cuda" else "fp32", device.type)
-        self.state = GanTrainState.build(self.hparams, device, config.learning_rate, self.precision)
-        options = {"betas": BETAS, "eps": EPSILON, "weight_decay": WEIGHT_DECAY}
-        rate = config.learning_rate
-        self.generator_optimizer = torch.optim.AdamW(self.state.synthesizer.parameters(), rate, **options)  # type: ignore[arg-type]
-        self.discriminator_optimizer = torch.optim.AdamW(self.state.discriminators.parameters(), rate, **options)  # type: ignore[arg-type]
-        self.scaler = GradScaler(device.type, enabled=self.precision.name == "fp16")
+        self._steps = PlainSteps(self.hparams, device, config.learning_rate)
+        self.state = self._steps.state
         self.clips = setting.clips()
         self.stored = _StoredClips(self.clips, self.hparams, setting.workspace.root / "specs")
         self._given = self._endless()
@@ -196,49 +186,10 @@ class PlainTraining:
         batch = Batch(*(None if part is None else part.to(self.setting.device) for part in vars(loaded).values()))  # type: ignore[arg-type]
         starts = draw_starts(batch.lengths, self.hparams.segment_frames, self._random())
         noise = Noise.draw(self.hparams, len(batch.lengths), batch.spec.shape[2], self._random())
-        with self.precision.autocast():
-            out = self.state.synthesizer(
-                batch.features, batch.coarse_f0, batch.f0, batch.spec, batch.lengths, batch.speakers, starts, noise
-            )
-        real = cut_segments(batch.wave.unsqueeze(1), starts * self.hparams.hop_length, self.hparams.segment_samples)
-        disc = self._teach_discriminators(real, out.wave.detach())
-        target = log_mel(
-            cut_segments(batch.spec, starts, self.hparams.segment_frames), self.hparams.sample_rate, self.hparams.n_mels
-        )
-        kl = losses.kl_sum(out.latent_prior, out.log_std, out.prior_mean, out.prior_log_std, out.mask) / out.mask.sum()
-        mel = MEL_WEIGHT * mel_distance(self.hparams, out.wave, target)
-        gen, fm = self._compare(real, out.wave)
-        self.generator_optimizer.zero_grad()
-        self.scaler.scale(gen + fm + mel + kl).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.generator_optimizer)
-        _read_norms(self.state.synthesizer)
-        self.scaler.step(self.generator_optimizer)
-        self.scaler.update()
-        return torch.stack([each.detach().float() for each in (disc, gen, fm, mel, kl)])
+        return self._steps.take(batch, starts, noise)
 
     def _random(self) -> torch.Generator:
         return torch.Generator(self.setting.device).manual_seed(int(torch.randint(2**31, ())))
-
-    def _teach_discriminators(self, real: Tensor, fake: Tensor) -> Tensor:
-        discriminators = self.state.discriminators
-        with self.precision.autocast():
-            pairs = list(zip(discriminators(real), discriminators(fake), strict=True))
-        disc = losses.discriminator_loss([(one[0], other[0]) for one, other in pairs])
-        self.discriminator_optimizer.zero_grad()
-        self.scaler.scale(disc).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.discriminator_optimizer)
-        _read_norms(discriminators)
-        self.scaler.step(self.discriminator_optimizer)
-        return disc
-
-    def _compare(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-        with self.precision.autocast():
-            of_real, of_fake = self.state.discriminators(real), self.state.discriminators(fake)
-        return losses.generator_loss(of_fake), losses.feature_loss(of_real, of_fake)
-
-
-def _read_norms(model: nn.Module) -> float:
-    return sum(float(p.grad.norm()) ** 2 for p in model.parameters() if p.grad is not None) ** 0.5
 
 
 Training = OurTraining | PlainTraining

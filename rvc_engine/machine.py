@@ -35,5 +35,7 @@ class Machine:
     """Origin of these two, such as the save of an earlier job; the voice file names it."""
     provenance: Path | None = None
     """JSON file with the origin of the recordings (`rvc_engine.card.provenance.Provenance`), for the voice's card."""
+    jobs_per_device: int = 1
+    """Trainings on the device at once, this one among them: each takes an equal share of its memory."""
     num_processes: int = 1
     """Data-parallel processes on the CPU; on GPUs there is one per GPU."""

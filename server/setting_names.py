@@ -18,6 +18,7 @@ WORKER_ONLY = frozenset(
         "worker_max_jobs",
         "exit_when_idle_seconds",
         "device",
+        "jobs_per_device",
         "engines_per_machine",
         "engine_command",
         "engine_environment",

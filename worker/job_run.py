@@ -168,6 +168,8 @@ class JobRun:
             options["--base-origin"] = start.origin
             files = {"--pretrained-g": start.generator, "--pretrained-d": start.discriminator}
             options |= {option: path for option, path in files.items() if path is not None}
+        if self._settings.jobs_per_device > 1:
+            options["--jobs-per-device"] = self._settings.jobs_per_device
         if self._settings.content_folder is not None:
             options["--content-folder"] = self._settings.content_folder
         # One argument each, so that a value which begins with a dash is still a value.

@@ -1,6 +1,8 @@
 """Limits of a worker that ends by itself, and its exit codes."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -22,30 +24,53 @@ class ExitCode(IntEnum):
 
 
 @dataclass
+class _Record:
+    """What a worker's places did together."""
+
+    statuses: dict[str, JobStatus | None] = field(default_factory=dict)
+    """Status of each job after this worker's last attempt; None for one that was deleted."""
+    active_at: float = field(default_factory=time.monotonic)
+    running: set[int] = field(default_factory=set)
+    """Numbers of the places that run a job."""
+
+
+@dataclass
 class Limits:
-    """Count of a worker's jobs, and its idle time."""
+    """Count of the jobs of a worker, or of one of its places, and the worker's idle time."""
 
     max_jobs: int | None
     job_id: str | None
     idle_seconds: float | None
     _num_jobs: int = 0
-    _statuses: dict[str, JobStatus | None] = field(default_factory=dict)
-    """Status of each job after this worker's last attempt; None for one that was deleted."""
-    _active_at: float = field(default_factory=time.monotonic)
+    _record: _Record = field(default_factory=_Record)
+    _number: int = 0
 
     @classmethod
-    def of(cls, settings: WorkerSettings) -> "Limits":
-        """The limits in a worker's settings."""
-        return cls(settings.worker_max_jobs, settings.worker_job, settings.exit_when_idle_seconds)
+    def of(cls, settings: WorkerSettings) -> list["Limits"]:
+        """The limits in a worker's settings, for each of its places: the number of jobs is divided among them."""
+        job_id, idle_seconds, record = settings.worker_job, settings.exit_when_idle_seconds, _Record()
+        places, total = settings.num_places, settings.worker_max_jobs
+        shares = [None if total is None else (total + places - 1 - number) // places for number in range(places)]
+        return [cls(share, job_id, idle_seconds, 0, record, number) for number, share in enumerate(shares)]
 
     def stay_active(self) -> None:
         """Start the idle time anew."""
-        self._active_at = time.monotonic()
+        self._record.active_at = time.monotonic()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Context of a job: no place is idle for long while another one works."""
+        self._record.running.add(self._number)
+        try:
+            yield
+        finally:
+            self._record.running.discard(self._number)
+            self.stay_active()
 
     def add_attempt(self, job_id: str, status: JobStatus | None) -> None:
         """Count an attempt, after which the job has this status."""
         self._num_jobs += 1
-        self._statuses[job_id] = status
+        self._record.statuses[job_id] = status
         self.stay_active()
 
     @property
@@ -56,14 +81,16 @@ class Limits:
     @property
     def has_idled(self) -> bool:
         """Whether the worker was idle for long enough to end."""
-        return self.idle_seconds is not None and time.monotonic() - self._active_at >= self.idle_seconds
+        if self.idle_seconds is None or self._record.running:
+            return False
+        return time.monotonic() - self._record.active_at >= self.idle_seconds
 
     @property
     def exit_code(self) -> ExitCode:
-        """Exit code for the jobs that ran."""
+        """Exit code for the jobs that ran, in all places."""
         if (self.max_jobs, self.job_id, self.idle_seconds) == (None, None, None):
             return ExitCode.DONE
-        statuses = set(self._statuses.values())
+        statuses = set(self._record.statuses.values())
         if not statuses:
             return ExitCode.NOTHING_RUN
         if JobStatus.FAILED in statuses:

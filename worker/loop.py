@@ -1,10 +1,14 @@
-"""Loop of the worker: recover what a dead worker left, register, then claim and run jobs until it is asked to stop."""
+"""Loop of the worker: recover what a dead worker left, register, then claim and run jobs until it is asked to stop.
+
+A worker with several jobs at once on its device runs this loop once for each, in threads.
+"""
 
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
@@ -13,9 +17,9 @@ import structlog
 from rvc_engine.errors import FailureCode
 from rvc_engine.workspace.disk import is_disk_full
 from rvc_train.schemas.jobs import JobStatus
-from rvc_train.schemas.workers import Drain
+from rvc_train.schemas.workers import Drain, share_name
 from worker.conversions.engines import ConversionEngines
-from worker.conversions.placement import TrainingState
+from worker.conversions.placement import Trainings, TrainingState
 from worker.conversions.service import ConversionService
 from worker.engine.slots import Slot, Slots
 from worker.engine.workspaces import Workspaces
@@ -23,10 +27,11 @@ from worker.gateway.errors import LeaseLost, SchemaChanged, SettingsRefused, fir
 from worker.gateway.interface import JobLease, RegisteredWorker, WorkerGateway
 from worker.gateway.types import WorkerDescription, WorkerFault
 from worker.hardware.calibration import Calibrator
-from worker.hardware.devices import device_name, gpu_resources, visible_gpus
+from worker.hardware.devices import AUTO, CUDA, device_name, gpu_resources, visible_gpus
 from worker.hardware.gpus import GpuMonitor
 from worker.job_run import JobRun
 from worker.limits import ExitCode, Limits
+from worker.places import has_mps, place_name, run_together, share_of_memory
 from worker.reporting.heartbeat import Heartbeat
 from worker.reporting.retry import retry_until_available
 from worker.settings import WorkerSettings
@@ -37,30 +42,48 @@ SECONDS_BETWEEN_SWEEPS = 600
 
 
 def work(settings: WorkerSettings, gateway: WorkerGateway, stop: threading.Event) -> ExitCode:
-    """Run jobs one after the other until `stop` is set or the limits in the settings are reached.
+    """Run jobs until `stop` is set or the limits in the settings are reached, `settings.num_places` at once.
 
-    The present job is released then. Returns the exit code.
+    The present jobs are released then. Returns the exit code.
     """
     limits = Limits.of(settings)
     instance_id = _open(gateway, settings.poll_seconds, stop)
     if instance_id is None:
-        return limits.exit_code
+        return limits[0].exit_code
     workspaces = Workspaces(gateway.folders, settings.scratch_folder)
     retry_until_available(lambda: workspaces.claim_scratch(instance_id, gateway.statuses), give_up=stop.is_set)
     slots = Slots(settings.scratch_folder or gateway.folders.root)
-    slot = _take_slot(slots, stop)
-    if slot is None:
-        return limits.exit_code
-    try:
-        if retry_until_available(lambda: _recover(slot, gateway, settings.stop_seconds), give_up=stop.is_set):
-            description = _describe(settings)
-            registered = retry_until_available(lambda: gateway.register(description), give_up=stop.is_set)
-            if registered is not None:
-                limits.stay_active()
-                _Worker(settings, gateway, registered, stop, workspaces, slots, slot, instance_id, limits).run()
-    finally:
-        slot.release()
-    return limits.exit_code
+    with ExitStack() as stack:
+        places: list[_Place] = []
+        for number in range(settings.num_places):
+            slot = _take_slot(slots, stop)
+            if slot is None:
+                break
+            stack.callback(slot.release)
+            registered = _register(settings, gateway, slot, stop, number)
+            if registered is None:
+                break
+            places.append(_Place(number, registered, slot, limits[number], TrainingState()))
+        if places:
+            limits[0].stay_active()
+            if len(places) > 1 and settings.device.startswith((CUDA, AUTO)):
+                logger.info("several jobs at once on the device", number=len(places), mps=has_mps(os.environ))
+            device = _Device.of(settings, gateway, places)
+            workers = [
+                _Worker(settings, gateway, place, device, stop, workspaces, slots, instance_id) for place in places
+            ]
+            run_together([worker.run for worker in workers], stop)
+    return limits[0].exit_code
+
+
+def _register(
+    settings: WorkerSettings, gateway: WorkerGateway, slot: Slot, stop: threading.Event, number: int
+) -> RegisteredWorker | None:
+    """Recover what a dead worker left in the slot, and register; None when `stop` is set meanwhile."""
+    if not retry_until_available(lambda: _recover(slot, gateway, settings.stop_seconds), give_up=stop.is_set):
+        return None
+    description = _describe(settings, number)
+    return retry_until_available(lambda: gateway.register(description), give_up=stop.is_set)
 
 
 def _open(gateway: WorkerGateway, poll_seconds: float, stop: threading.Event) -> str | None:
@@ -97,19 +120,19 @@ def _recover(slot: Slot, gateway: WorkerGateway, grace_seconds: float) -> bool:
     return True
 
 
-def _describe(settings: WorkerSettings) -> WorkerDescription:
+def _describe(settings: WorkerSettings, number: int) -> WorkerDescription:
     num_gpus, gpu_memory_bytes = gpu_resources(settings.device, os.environ)
     return WorkerDescription(
-        name=settings.worker_name,
+        name=place_name(settings, number),
         pid=os.getpid(),
         host=socket.gethostname(),
         device=settings.device,
-        device_name=device_name(settings.device, os.environ),
+        device_name=share_name(device_name(settings.device, os.environ), settings.jobs_per_device),
         version=version("rvc-train"),
         heartbeat_seconds=settings.heartbeat_seconds,
-        serves_conversions=settings.conversions,
+        serves_conversions=settings.conversions and number == 0,
         num_gpus=num_gpus,
-        gpu_memory_bytes=gpu_memory_bytes,
+        gpu_memory_bytes=share_of_memory(gpu_memory_bytes, settings.jobs_per_device),
         labels=settings.labels,
     )
 
@@ -118,19 +141,45 @@ class HeartbeatDied(Exception):
     """The thread that sends heartbeats has ended: this process would lose each job that it claims."""
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A registration, with what belongs to it alone."""
+
+    number: int
+    registered: RegisteredWorker
+    slot: Slot
+    limits: Limits
+    training: TrainingState
+
+
+@dataclass(frozen=True)
+class _Device:
+    """What the places share: engine of the conversions, which the first place serves, and calibration."""
+
+    trainings: Trainings
+    conversion_engines: ConversionEngines
+    calibrator: Calibrator
+
+    @classmethod
+    def of(cls, settings: WorkerSettings, gateway: WorkerGateway, places: Sequence[_Place]) -> "_Device":
+        trainings = Trainings([place.training for place in places])
+        weights = settings.weights_folder or gateway.folders.weights
+        engines = ConversionEngines(settings, weights, places[0].slot, trainings)
+        return cls(trainings, engines, Calibrator(settings, gateway, lambda: trainings.is_running))
+
+
 @dataclass
 class _Worker:
     """Loop of one registered worker."""
 
     settings: WorkerSettings
     gateway: WorkerGateway
-    registered: RegisteredWorker
+    place: _Place
+    device: _Device
     stop: threading.Event
     workspaces: Workspaces
     slots: Slots
-    slot: Slot
     instance_id: str
-    limits: Limits
     next_sweep_at: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN_SWEEPS)
     """A start deletes nothing, the end of a job does."""
     is_claim_unanswered: bool = False
@@ -138,17 +187,11 @@ class _Worker:
     is_outdated: bool = False
     """Whether the last claim was refused because another version upgraded the database."""
     heartbeat: Heartbeat = field(init=False)
-    training: TrainingState = field(default_factory=TrainingState)
-    conversion_engines: ConversionEngines = field(init=False)
-    calibrator: Calibrator = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
-        weights = settings.weights_folder or self.gateway.folders.weights
-        self.conversion_engines = ConversionEngines(settings, weights, self.slot, self.training)
-        self.calibrator = Calibrator(settings, self.gateway)
         self.heartbeat = Heartbeat(
-            self.registered,
+            self.place.registered,
             settings.heartbeat_seconds,
             settings.wish_seconds,
             settings.heartbeat_file,
@@ -157,34 +200,37 @@ class _Worker:
 
     def run(self) -> None:
         """Run jobs, with heartbeats and readings of the GPUs, and deregister at the end."""
-        settings, worker_id = self.settings, self.registered.worker_id
-        retry_until_available(lambda: self.slot.register(worker_id), give_up=self.stop.is_set)
-        logger.info("worker ready", worker_id=worker_id, name=settings.worker_name, device=settings.device)
+        settings, worker_id = self.settings, self.place.registered.worker_id
+        retry_until_available(lambda: self.place.slot.register(worker_id), give_up=self.stop.is_set)
+        name = place_name(settings, self.place.number)
+        logger.info("worker ready", worker_id=worker_id, name=name, device=settings.device)
         self.heartbeat.start()
         gpus = [] if settings.device == "cpu" else visible_gpus(settings.device, os.environ)
-        gpu_monitor = GpuMonitor(self.registered, gpus, settings.heartbeat_seconds)
+        gpu_monitor = GpuMonitor(self.place.registered, gpus, settings.heartbeat_seconds)
         gpu_monitor.start()
         conversions = ConversionService(
             settings,
-            self.registered,
+            self.place.registered,
             self.workspaces,
-            self.conversion_engines,
+            self.device.conversion_engines,
             lambda: self.stop.is_set() or self.heartbeat.drain is Drain.HAND_BACK,
         )
-        if settings.conversions:
+        is_first = self.place.number == 0
+        if settings.conversions and is_first:
             conversions.start()
         try:
             self.run_jobs(lambda: conversions.is_busy)
         finally:
-            self.calibrator.stop()
-            self.registered.stop_waiting()
-            conversions.stop()
+            self.place.registered.stop_waiting()
+            if is_first:
+                self.device.calibrator.stop()
+                conversions.stop()
             gpu_monitor.stop()
             self.heartbeat.stop()
-            retry_until_available(self.registered.deregister, give_up=lambda: True)
+            retry_until_available(self.place.registered.deregister, give_up=lambda: True)
             # Normally nothing is left. What is stays recorded when this fails, for the next worker in the slot.
             retry_until_available(
-                lambda: _recover(self.slot, self.gateway, settings.stop_seconds), give_up=lambda: True
+                lambda: _recover(self.place.slot, self.gateway, settings.stop_seconds), give_up=lambda: True
             )
             logger.info("worker stopped", worker_id=worker_id, drained=self.heartbeat.drain is not None)
 
@@ -193,27 +239,32 @@ class _Worker:
 
         Raises HeartbeatDied, and errors that are not transient.
         """
-        while not (self.stop.is_set() or self.heartbeat.drain is not None or self.limits.are_reached):
+        while not (self.stop.is_set() or self.heartbeat.drain is not None or self.place.limits.are_reached):
             self.heartbeat.turn()
             if not self.heartbeat.is_alive:
                 raise HeartbeatDied("the thread that sends heartbeats has ended; start the worker again")
             self._recover_abandoned()
             lease = self._claim()
             if lease is not None:
-                self.calibrator.stop()
-                self._run(lease)
-                self._count_attempt(lease)
+                with self.place.limits.running():
+                    self._run(lease)
+                    self._count_attempt(lease)
                 continue
             if is_converting():
-                self.limits.stay_active()
-            if self.limits.has_idled or self._will_never_claim():
+                self.place.limits.stay_active()
+            if self.place.limits.has_idled or self._will_never_claim():
                 return
             self._sweep_if_due()
-            if self.conversion_engines.is_running:
-                self.calibrator.stop()
-            else:
-                self.calibrator.on_idle()
+            if self.place.number == 0:
+                self._calibrate_when_idle()
             self.stop.wait(self.settings.poll_seconds)
+
+    def _calibrate_when_idle(self) -> None:
+        """Measure the device while no place has a job and no voice is loaded."""
+        if self.device.conversion_engines.is_running or self.device.trainings.is_running:
+            self.device.calibrator.stop()
+        else:
+            self.device.calibrator.on_idle()
 
     def _count_attempt(self, lease: JobLease) -> None:
         """Note how the job is after its attempt; one whose status cannot be read counts as handed back."""
@@ -223,15 +274,15 @@ class _Worker:
             if not is_transient(error):
                 raise
             status = JobStatus.QUEUED
-        self.limits.add_attempt(lease.job_id, status)
+        self.place.limits.add_attempt(lease.job_id, status)
 
     def _will_never_claim(self) -> bool:
         """Whether the only job that this worker is for is not to be had; the log has the reason."""
-        job_id = self.limits.job_id
+        job_id = self.place.limits.job_id
         if job_id is None or self.is_claim_unanswered:
             return False
         try:
-            reason = self.registered.why_never_claimed(job_id)
+            reason = self.place.registered.why_never_claimed(job_id)
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -243,8 +294,8 @@ class _Worker:
     def _recover_abandoned(self) -> None:
         """End engines that this worker could not end, and recover slots of workers on this machine that died."""
         try:
-            self.slot.end_engines(self.settings.stop_seconds, of_jobs=True)
-            for slot in self.slots.abandoned(self.slot):
+            self.place.slot.end_engines(self.settings.stop_seconds, of_jobs=True)
+            for slot in self.slots.abandoned(self.place.slot):
                 _recover(slot, self.gateway, self.settings.stop_seconds)
         except Exception as error:
             if not (is_transient(error) or isinstance(error, OSError)):
@@ -253,7 +304,7 @@ class _Worker:
 
     def _claim(self) -> JobLease | None:
         try:
-            lease = self.registered.claim(is_repeated=self.is_claim_unanswered, job_id=self.limits.job_id)
+            lease = self.place.registered.claim(is_repeated=self.is_claim_unanswered, job_id=self.place.limits.job_id)
         except OSError as error:  # of the attempt's folder; the job was not claimed
             logger.warning("no job is claimed: the data folder cannot be written", reason=str(error))
             return None
@@ -274,18 +325,19 @@ class _Worker:
         """Run one job. An unexpected error hands it back, and ends neither the job nor the worker."""
         logger.info("job claimed", job_id=lease.job_id, attempt=lease.attempt, voice=lease.voice)
         self.heartbeat.attach(lease)
-        self.training.begin()
-        self.conversion_engines.make_room()
+        self.place.training.begin()
+        self.device.calibrator.stop()
+        self.device.conversion_engines.make_room()
         try:
             JobRun(
                 self.settings,
                 self.gateway.folders,
                 self.workspaces,
-                self.slot,
+                self.place.slot,
                 lease,
                 self.heartbeat,
                 self._is_draining,
-                self.training,
+                self.place.training,
             ).run()
         except Exception as error:
             logger.exception("unexpected worker error", job_id=lease.job_id)
@@ -294,7 +346,7 @@ class _Worker:
             self._hand_back(lease, code, f"unexpected worker error ({type(error).__name__}: {error}); see its log")
             self.stop.wait(self.settings.retry_delay_seconds)  # another worker may succeed
         finally:
-            self.training.end()
+            self.place.training.end()
             self.heartbeat.attach(None)
             self.next_sweep_at = 0.0
 

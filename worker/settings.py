@@ -74,6 +74,8 @@ class WorkerSettings(BaseSettings):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
     """Device of the engines: `auto`, `cpu`, `cuda:<n>`, `xpu:<n>`, `mps`, or several GPUs that train one voice:
     `cuda:0+cuda:1`."""
+    jobs_per_device: int = Field(default=1, ge=1, le=16)
+    """Number of jobs at once on the device, each with an equal share of its memory."""
     engines_per_machine: int = Field(default=1, ge=1)
     """Number of workers on this machine, among whose engines the cores are divided."""
     engine_command: list[str] = Field(default_factory=default_engine_command)
@@ -149,6 +151,16 @@ class WorkerSettings(BaseSettings):
         return parse_labels(self.worker_labels or "")
 
     @property
-    def num_threads(self) -> int:
-        """CPU threads of one engine."""
+    def num_places(self) -> int:
+        """Number of jobs that this process runs at once. One that is for a certain job has one share of the device."""
+        return 1 if self.worker_job is not None else min(self.jobs_per_device, self.worker_max_jobs or 16)
+
+    @property
+    def worker_threads(self) -> int:
+        """CPU threads of all engines of this worker together."""
         return max(1, (os.cpu_count() or 1) // self.engines_per_machine)
+
+    @property
+    def num_threads(self) -> int:
+        """CPU threads of the engine of one job."""
+        return max(1, self.worker_threads // self.jobs_per_device)

@@ -72,6 +72,7 @@ def calibrate(machine: Machine, clock: Clock = time.perf_counter, limit_seconds:
         torch=torch.__version__,
         device=device.type,
         num_threads=torch.get_num_threads(),
+        jobs_per_device=machine.jobs_per_device,
         precision=precision.name,
         measured_at=datetime.now(UTC),
         took_seconds=clock() - began,

@@ -30,6 +30,8 @@ class Calibration(BaseModel):
     device: str
     """`cpu`, `cuda`, `xpu` or `mps`."""
     num_threads: int
+    jobs_per_device: int = 1
+    """Jobs that share the device. It was measured with the share of one, while the others were idle."""
     precision: str
     """Number format of the steps, which precision=auto chose."""
     measured_at: datetime

@@ -36,12 +36,13 @@ def machine_report() -> dict[str, Any]:
     }
 
 
-def calibration_report(device: str, num_threads: int | None) -> dict[str, Any]:
+def calibration_report(device: str, num_threads: int | None, jobs_per_device: int) -> dict[str, Any]:
     """Speed of a device as plain values, measured for some 20 s. Raises InvalidConfig when it is not available."""
     from rvc_engine.calibration.measurement import calibrate
     from rvc_engine.machine import Machine
 
-    return calibrate(Machine(device=device, num_threads=num_threads)).model_dump(mode="json")
+    machine = Machine(device=device, num_threads=num_threads, jobs_per_device=jobs_per_device)
+    return calibrate(machine).model_dump(mode="json")
 
 
 def _version(name: str) -> str | None:

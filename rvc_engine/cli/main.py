@@ -41,6 +41,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_JOBS_HELP = "Trainings on the device at once, each with an equal share of its memory."
+
 app.add_typer(weights_app)
 app.command()(convert)
 app.command(hidden=True)(serve_conversions)
@@ -169,6 +171,7 @@ def run(
     lock_wait: Annotated[
         float, typer.Option(min=0, help="Seconds to wait for another engine in the same workspace.")
     ] = 0,
+    jobs_per_device: Annotated[int, typer.Option(min=1, metavar="N", help=_JOBS_HELP)] = 1,
 ) -> None:
     """Make a voice from a folder of recordings. Run the same command again to resume."""
     from rvc_engine.pipeline.pipeline import StageSelection
@@ -190,6 +193,7 @@ def run(
         pretrained_d=pretrained_d,
         base_origin=base_origin,
         provenance=provenance,
+        jobs_per_device=jobs_per_device,
         num_processes=processes,
     )
     switch = StopSwitch()
@@ -225,6 +229,7 @@ def machine(
     ] = False,
     device: Annotated[str, typer.Option(help="Device to measure: auto, cpu, mps, cuda:<n> or xpu:<n>.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")] = None,
+    jobs_per_device: Annotated[int, typer.Option(min=1, metavar="N", help=_JOBS_HELP)] = 1,
     stops_with_parent: Annotated[bool, typer.Option(STOPS_WITH_PARENT, hidden=True)] = False,
 ) -> None:
     """Print the machine's devices, precision and libraries as JSON; with --calibrate its speed."""
@@ -235,7 +240,7 @@ def machine(
     if stops_with_parent:
         on_end_of_input(lambda: os._exit(EXIT_STOPPED))  # in the middle of a step: there is nothing to save
     with exit_on_error():
-        found = calibration_report(device, threads) if calibrate else machine_report()
+        found = calibration_report(device, threads, jobs_per_device) if calibrate else machine_report()
     typer.echo(json.dumps(found, indent=1))
 
 

@@ -11,7 +11,6 @@ and without copies beside the computation; `mps` in float32.
 import re
 from typing import Literal
 
-import psutil
 import torch
 
 NATIVE_TF32 = (8, 0)
@@ -84,18 +83,27 @@ def name_of(device: torch.device) -> str:
 
 
 def memory_of(device: torch.device) -> tuple[int, int]:
-    """Free and total memory in bytes; of the machine for a CPU. Apple's GPUs share the machine's."""
+    """Memory that this process may still take, and all of the device's, in bytes; of the machine for a CPU.
+
+    Apple's GPUs share the machine's.
+    """
     match device.type:
         case "cuda":
-            return torch.cuda.mem_get_info(device)
+            free, total = torch.cuda.mem_get_info(device)
+            if _Share.num_jobs > 1:
+                allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+                free = min(free, max(0, allowed - torch.cuda.memory_reserved(device)))
         case "xpu":
             free, total = torch.xpu.mem_get_info(device)
-            return int(free), int(total)
         case "mps":
             total = torch.mps.recommended_max_memory()
-            return max(0, total - torch.mps.driver_allocated_memory()), total
-    memory = psutil.virtual_memory()
-    return int(memory.available), int(memory.total)
+            free = max(0, total - torch.mps.driver_allocated_memory())
+        case _:
+            import psutil  # which the models and their steps do without
+
+            memory = psutil.virtual_memory()
+            free, total = memory.available, memory.total
+    return min(int(free), int(total) // _Share.num_jobs), int(total)
 
 
 def set_current(device: torch.device) -> None:
@@ -125,6 +133,34 @@ def limit_memory(device: torch.device, num_bytes: int) -> None:
     if device.type == "cuda":
         total = memory_of(device)[1]
         torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, num_bytes - CONTEXT_BYTES) / total), device)
+
+
+class _Share:
+    """The share of this process in its devices: an equal one of `num_jobs`, as `share_memory` was told."""
+
+    num_jobs = 1
+
+
+def num_sharing() -> int:
+    """Number of processes that share the devices of this one, itself included."""
+    return _Share.num_jobs
+
+
+def share_memory(device: torch.device, num_jobs: int) -> None:
+    """Let this process take an equal share of a device's memory, beside others that do the same.
+
+    A training that needs more is out of memory, and goes on with smaller micro-batches, as on a smaller device. The
+    memory of a CPU, and of Intel's GPUs before PyTorch 2.9, is only counted so, and not limited.
+    """
+    _Share.num_jobs = num_jobs
+    fraction = 1 / num_jobs
+    match device.type:
+        case "cuda":
+            limit_memory(device, memory_of(device)[1] // num_jobs)
+        case "xpu" if hasattr(torch.xpu, "set_per_process_memory_fraction"):
+            torch.xpu.set_per_process_memory_fraction(fraction, device)
+        case "mps":
+            torch.mps.set_per_process_memory_fraction(fraction)
 
 
 def reserved_bytes(device: torch.device) -> int:

@@ -45,6 +45,9 @@ def open_devices(machine: Machine) -> list[torch.device]:
             "several GPUs, name them, for example cuda:0,cuda:1"
         )
     accelerators.set_current(devices[0])
+    if machine.jobs_per_device > 1:
+        for device in devices:
+            accelerators.share_memory(device, machine.jobs_per_device)
     return devices * machine.num_processes
 
 

@@ -15,11 +15,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from rvc_engine.audio.mel import magnitudes
+from rvc_engine.compute.accelerators import num_sharing
 from rvc_engine.data.batch import Batch
 from rvc_engine.data.clips import Clip, ClipFiles, load_clip
 from rvc_engine.hyperparameters import Hyperparameters
 
 NUM_READERS = 4
+"""Threads that read clips; fewer beside other jobs on the device."""
 NUM_LENGTH_BUCKETS = 4
 BUCKET_MULTIPLE = 8
 """Padded lengths are multiples of this number of frames."""
@@ -158,7 +160,7 @@ class ClipsInMemory:
     def __init__(self, clips: Sequence[ClipFiles], hparams: Hyperparameters, device: torch.device) -> None:
         """Read all clips."""
         self.device, self._hparams = device, hparams
-        with ThreadPoolExecutor(NUM_READERS, "clip-reader") as pool:
+        with ThreadPoolExecutor(max(1, NUM_READERS // num_sharing()), "clip-reader") as pool:
             read = list(pool.map(load_clip, clips))
         coarse_f0 = [clip.coarse_f0 for clip in read if clip.coarse_f0 is not None]
         f0 = [clip.f0 for clip in read if clip.f0 is not None]

@@ -73,6 +73,7 @@ class Services:
     port: int = 8000
     devices: Sequence[str] = ("auto",)
     """Devices with a worker each: `auto`, `cpu`, `cuda:0`, or `cuda:0+cuda:1` for one job on two GPUs."""
+    jobs_per_device: int = 1
     token: str | None = None
     """None: the server's local token."""
     relay: Relay = lambda name, line: None
@@ -87,7 +88,8 @@ class Services:
         self.services = [Service("server", python_command("server", STOPS_WITH_PARENT), environment=settings)]
         for device in self.devices:
             name = "worker" if len(self.devices) == 1 else f"worker {device}"
-            environment = {"RVC_TRAIN_DEVICE": device, **shared}
+            jobs = {"RVC_TRAIN_JOBS_PER_DEVICE": str(self.jobs_per_device)}
+            environment = {"RVC_TRAIN_DEVICE": device, **jobs, **shared}
             self.services.append(
                 Service(name, python_command("worker", STOPS_WITH_PARENT), environment=environment, may_end=True)
             )

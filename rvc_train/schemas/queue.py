@@ -69,3 +69,5 @@ class JobEstimate(ResponseModel):
     """Published weights that the job needs and the server lacks; they are downloaded for a job with `fetch_weights`."""
     has_gpu: bool = False
     """Whether a live worker has a GPU."""
+    jobs_per_device: int = 1
+    """Largest number of jobs that share a device of a live worker: beside others, a job takes longer."""

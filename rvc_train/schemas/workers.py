@@ -1,10 +1,29 @@
 """Schemas of workers and their GPUs, and the commands that workers get."""
 
+import re
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
+from pydantic import computed_field
+
 from rvc_train.schemas.base import ResponseModel
+
+_SHARE = re.compile(r" \(1/(\d+)\)$")
+
+
+def share_name(device_name: str, num_jobs: int) -> str:
+    """Name of one share of a device on which several jobs run at once, such as `NVIDIA L4 (1/4)`.
+
+    Calibrations and measured jobs belong to a device's name, so those of shares are kept apart from those of all of it.
+    """
+    return device_name if num_jobs == 1 else f"{device_name} (1/{num_jobs})"
+
+
+def num_sharing(device_name: str | None) -> int:
+    """Number of jobs that run at once on a device with this name."""
+    found = _SHARE.search(device_name or "")
+    return int(found[1]) if found else 1
 
 
 class WorkerCommand(StrEnum):
@@ -56,7 +75,7 @@ class WorkerPublic(ResponseModel):
     device: str
     """Device of its engines, such as `cuda:1`."""
     device_name: str | None = None
-    """Name of the device, such as `NVIDIA H100 80GB HBM3`."""
+    """Name of the device, such as `NVIDIA H100 80GB HBM3`; `(1/4)` behind it is a share of one."""
     version: str | None = None
     """Version of rvc-train that the worker runs."""
     is_outdated: bool = False
@@ -66,9 +85,16 @@ class WorkerPublic(ResponseModel):
     num_gpus: int | None = None
     """Number of GPUs that it trains on; 0 on a CPU, null for a worker of an earlier version."""
     gpu_memory_bytes: int | None = None
-    """Memory of the smallest of them; null where it is unknown."""
+    """Memory of the smallest of them, or the worker's share of it; null where it is unknown."""
     labels: dict[str, str] = {}
     """Labels that jobs may ask for in `resources`."""
+
+    @computed_field  # type: ignore[prop-decorator] # as in pydantic's manual
+    @property
+    def jobs_per_device(self) -> int:
+        """Number of jobs that run at once on its device, one of them here; each has a worker."""
+        return num_sharing(self.device_name)
+
     drain_mode: Literal["hand_back", "finish"] | None = None
     """While it drains: whether it releases its job or finishes it."""
     status: Literal["idle", "busy", "draining", "lost", "stopped"]

@@ -51,6 +51,8 @@ from server.storage.trash import NAME as TRASH
 from server.storage.trash import Trash
 
 State = Literal["ok", "note", "fault"]
+MIN_SHARE_BYTES = 2 * GIB
+"""Least memory of a GPU for one of several jobs; as in `worker.places`."""
 ENGINE_SECONDS = 120
 NEEDED_FREE_BYTES = 8 * GIB
 """Free space below which a note is given: a full-size checkpoint has 1.3 GB, a run keeps two, and saves add to that."""
@@ -122,6 +124,17 @@ def _engine(_settings: ServerSettings) -> Iterator[Finding]:
             f"{device['name']}: {device['model']}, {device['memory_bytes'] / GIB:.0f} GiB "
             f"({device['memory_free_bytes'] / GIB:.0f} free), trains in {device['precision']}",
         )
+        yield from _shares(device["name"], device["memory_bytes"], os.environ.get("RVC_TRAIN_JOBS_PER_DEVICE", ""))
+
+
+def _shares(device: str, memory_bytes: int, jobs: str) -> Iterator[Finding]:
+    """Check the memory for several jobs at once on a device; a worker refuses other values itself."""
+    if jobs.isdecimal() and int(jobs) > 1:
+        share = memory_bytes / int(jobs)
+        state: State = "ok" if share >= MIN_SHARE_BYTES else "fault"
+        advice = "" if state == "ok" else f"; a job needs {MIN_SHARE_BYTES / GIB:.0f} GiB, so choose fewer"
+        text = f"{device}: RVC_TRAIN_JOBS_PER_DEVICE={jobs} leaves each job {share / GIB:.1f} GiB"
+        yield Finding("gpu", state, text + advice)
 
 
 def _weights(settings: ServerSettings) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from rvc_engine.weights.own import BASE_ROLES
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import Range, with_job_defaults
 from rvc_train.schemas.queue import EstimateRequest, JobEstimate
+from rvc_train.schemas.workers import num_sharing
 from server.auth.quotas import Quotas
 from server.database.engine import read_session
 from server.database.tables import Dataset
@@ -63,6 +64,7 @@ class EstimateService:
             quota_warnings = self._quota_warnings(session, owner)
             own = _files(find_start(session, request, self._storage, owner, visible_owner))
         length = dataset.seconds
+        jobs_per_device = max((num_sharing(worker.device_name) for worker in workers), default=1)
         has_gpu = any(worker.device.startswith("cuda") for worker in workers)
         batch = batch_range(config, has_gpu=has_gpu)
         disk = None if length is None else disk_bytes(config, length)
@@ -76,7 +78,8 @@ class EstimateService:
             disk_bytes=disk,
             gpu_memory_bytes=memory_bytes(config, batch, length),
             basis=None if workload is None else workload.basis,
-            basis_detail=_basis_detail(workload),
+            basis_detail=_basis_detail(workload, jobs_per_device),
+            jobs_per_device=jobs_per_device,
             has_gpu=has_gpu,
             warnings=[
                 *self._warnings(request, dataset, disk, own, has_worker=bool(workers)),
@@ -130,9 +133,14 @@ def _range(bounds: Bounds | None) -> Range | None:
     return None if bounds is None else Range(low=bounds[0], high=bounds[1])
 
 
-def _basis_detail(workload: Workload | None) -> str:
+def _basis_detail(workload: Workload | None, jobs_per_device: int) -> str:
     if workload is None:
         return "no job with these settings has finished on this server yet, so its duration is unknown"
+    if jobs_per_device > 1:
+        return (
+            f"up to {jobs_per_device} jobs share a device here, so it depends on how many others run; "
+            f"finished jobs on such a share: {workload.num_jobs}"
+        )
     if workload.basis == "measured":
         return f"finished jobs with these settings on this server: {workload.num_jobs}"
     if workload.num_jobs:

@@ -174,9 +174,10 @@ class Durations:
             found = [predict(calibration, parsed, sound, num_devices[name], at_least=least) for least in (True, False)]
             ratios = self._ratios(session, name, calibration, num_devices[name])
             correction = math.exp(statistics.median(map(math.log, ratios))) if ratios else 1.0
-            correction = min(max(correction, 1 / MAX_CORRECTION), MAX_CORRECTION)
+            correction = min(max(correction, 1 / MAX_CORRECTION), MAX_CORRECTION * calibration.jobs_per_device)
             predictions += found
-            seconds += [correction * each.seconds for each in found]
+            slower = {1.0} if ratios else _slowdowns(calibration)  # finished jobs had the others beside them
+            seconds += [correction * each.seconds * factor for each in found for factor in slower]
             num_jobs += len(ratios)
         if not predictions:
             return None
@@ -202,6 +203,15 @@ class Durations:
         # No lock: its holder could wait for a connection.
         self._measured, self._finished = _measured_jobs(session)
         self._measured_at = time.monotonic()
+
+
+def _slowdowns(calibration: Calibration) -> set[float]:
+    """Least and most times by which a job takes longer beside the others that share its device.
+
+    A calibration is made while they are idle. On a CPU each has its own cores; on a GPU it depends on the GPU and on
+    the batches: nothing where it was mostly idle, and their number where one job can use all of it.
+    """
+    return {1.0} if calibration.device == "cpu" else {1.0, float(calibration.jobs_per_device)}
 
 
 def _measured_workload(config: Mapping[str, Any], measured: Sequence[MeasuredJob], sound: Sound) -> Workload:

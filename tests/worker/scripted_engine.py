@@ -79,6 +79,14 @@ class Engine:
         while not Path(path).exists():
             time.sleep(0.02)
 
+    def meet(self, folder: str, number: int) -> None:
+        """Wait until so many engines have come to a folder: those that run at the same time."""
+        here = Path(folder)
+        here.mkdir(exist_ok=True)
+        (here / self.workspace.root.parent.name).touch()
+        while len(list(here.iterdir())) < number:
+            self.sleep(0.02)
+
     def hang(self) -> None:
         """Hang and ignore SIGTERM, like a frozen CUDA call."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -281,6 +289,7 @@ def main() -> None:
         parser.add_argument(f"--{option}", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--lock-wait", type=float, required=True)
+    parser.add_argument("--jobs-per-device", type=int, default=1)
     parser.add_argument("--provenance")
     parser.add_argument("--content-folder")
     parser.add_argument("--events", action="store_true", required=True)

@@ -9,7 +9,7 @@ import structlog
 
 from rvc_engine.child_processes import engine_environment, variable_names
 from worker.conversions.engine import ConversionEngine
-from worker.conversions.placement import MEASURING, FreeMemory, Placement, TrainingState, choose_device, on_cpu
+from worker.conversions.placement import MEASURING, FreeMemory, Placement, TrainingLoad, choose_device, on_cpu
 from worker.engine.slots import Slot
 from worker.hardware.devices import AUTO, device_environment
 from worker.hardware.gpus import free_memory
@@ -28,7 +28,7 @@ class ConversionEngines:
         settings: WorkerSettings,
         weights_folder: Path,
         slot: Slot,
-        training: TrainingState,
+        training: TrainingLoad,
         measure: FreeMemory = free_memory,
     ) -> None:
         self._settings, self._weights, self._slot = settings, weights_folder, slot
@@ -67,7 +67,7 @@ class ConversionEngines:
         return self._engine is not None
 
     def make_room(self) -> None:
-        """End an engine that is on a GPU: a job is about to measure the memory there. From the worker's main thread."""
+        """End an engine that is on a GPU: a job is about to measure the memory there. From any thread."""
         with self._lock:
             if self._engine is not None and self._engine.placement.gpu is not None:
                 self._engine.was_ended_for_room = True
@@ -102,7 +102,7 @@ class ConversionEngines:
                 self._slot.remove_engine(engine.pid)
 
     def _command(self, placement: Placement) -> list[str]:
-        options = {"--device": placement.device, "--weights": self._weights, "--threads": self._settings.num_threads}
+        options = {"--device": placement.device, "--weights": self._weights, "--threads": self._settings.worker_threads}
         if self._settings.content_folder is not None:
             options["--content-folder"] = self._settings.content_folder
         if placement.gpu is not None:
@@ -112,7 +112,7 @@ class ConversionEngines:
     def _environment(self, placement: Placement) -> dict[str, str]:
         """Environment of the engine: no GPU at all on the CPU, and threads that sleep while they wait."""
         allowed = engine_environment(os.environ, variable_names(self._settings.engine_environment or ""))
-        threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(self._settings.num_threads)}
+        threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(self._settings.worker_threads)}
         device = self._settings.device if placement.gpu is not None else "cpu"
         gpus = device_environment("cuda:0" if device == AUTO else device, os.environ)
         return allowed | threads | gpus | {"PYTHONUNBUFFERED": "1"}

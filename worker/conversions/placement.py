@@ -5,7 +5,7 @@ it takes steps, a conversion may use what the training leaves.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from worker.hardware.devices import OTHER_GPUS, visible_gpus
@@ -19,7 +19,7 @@ FreeMemory = Callable[[str], int | None]
 
 
 class TrainingState:
-    """State of the worker's job, for its conversions. Plain attributes, read by another thread."""
+    """State of one job of the worker, for its conversions. Plain attributes, read by another thread."""
 
     def __init__(self) -> None:
         self.is_running = False
@@ -40,6 +40,26 @@ class TrainingState:
         self.is_running = False
 
 
+class Trainings:
+    """The jobs that a worker runs at once on its device."""
+
+    def __init__(self, states: Sequence[TrainingState]) -> None:
+        self._states = states
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is any."""
+        return any(state.is_running for state in self._states)
+
+    @property
+    def is_measuring(self) -> bool:
+        """Whether any may be choosing its batch by the memory that is free."""
+        return any(state.is_measuring for state in self._states)
+
+
+TrainingLoad = TrainingState | Trainings
+
+
 @dataclass(frozen=True)
 class Placement:
     """Device of a conversion, and why."""
@@ -54,7 +74,7 @@ class Placement:
 
 def choose_device(
     settings: WorkerSettings,
-    training: TrainingState,
+    training: TrainingLoad,
     free_memory: FreeMemory,
     held_bytes: Mapping[str, int],
     environment: Mapping[str, str] = os.environ,
@@ -79,11 +99,11 @@ def choose_device(
         )
         return on_cpu(settings, training, reason)
     reason = f"{measured[gpu] / GIB:.1f} GiB of the GPU's memory are free"
-    return Placement(f"cuda:{list(free).index(gpu)}", gpu, settings.num_threads, reason)
+    return Placement(f"cuda:{list(free).index(gpu)}", gpu, settings.worker_threads, reason)
 
 
-def on_cpu(settings: WorkerSettings, training: TrainingState, reason: str) -> Placement:
+def on_cpu(settings: WorkerSettings, training: TrainingLoad, reason: str) -> Placement:
     """On the CPU: a quarter of its cores beside a training, all of the worker's otherwise."""
-    threads = max(1, settings.num_threads // 4) if training.is_running else settings.num_threads
+    threads = max(1, settings.worker_threads // 4) if training.is_running else settings.worker_threads
     share = f"{threads} of {os.cpu_count() or 1} CPU cores at a low priority"
     return Placement(CPU, None, threads, f"{reason}; {share}")

@@ -20,6 +20,7 @@ from typing import IO
 import torch
 
 from rvc_engine.child_processes import inherited_environment, python_command
+from rvc_engine.compute.accelerators import num_sharing
 from rvc_engine.config import TrainingConfig
 from rvc_engine.environment.processes import PIPE, ProcessGroup
 from rvc_engine.errors import EngineError, RankFailure, StopRequested, error_from_code
@@ -55,6 +56,7 @@ def run(
         config=config,
         devices=[str(device) for device in devices],
         num_threads=max(1, torch.get_num_threads() // len(devices)),
+        jobs_per_device=num_sharing(),
         base_generator=base.generator and base.generator.absolute(),
         base_discriminators=base.discriminators and base.discriminators.absolute(),
         base_identity=base.identity,

@@ -27,6 +27,8 @@ class RankRequest(BaseModel):
     """One for each rank."""
     num_threads: int
     """CPU threads of each rank."""
+    jobs_per_device: int
+    """As in `Machine`."""
     base_generator: Path | None
     base_discriminators: Path | None
     base_identity: str

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import torch
 
+from rvc_engine.compute.accelerators import share_memory
 from rvc_engine.compute.process_group import DistributedContext, PeerFailure, local_rank
 from rvc_engine.errors import EngineError, FailureCode, StopRequested
 from rvc_engine.events import EXIT_FAILED, Event, Failed, Log, Stopped, Succeeded, format_event
@@ -39,6 +40,8 @@ def main() -> None:
     name, device = f"process {local_rank() + 1} of {len(request.devices)}", torch.device(request.devices[local_rank()])
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if request.jobs_per_device > 1:
+        share_memory(device, request.jobs_per_device)
     try:
         context = DistributedContext.init(device)
         _emit(Log(level="debug", message=f"{name} trains on {device} as pid {os.getpid()}"))

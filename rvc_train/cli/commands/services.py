@@ -58,6 +58,10 @@ def worker(
             metavar="DIR", help="Folder for the files of jobs, on a fast disk; with --server: of this worker."
         ),
     ] = None,
+    jobs_per_device: Annotated[
+        int | None,
+        typer.Option(min=1, max=16, metavar="N", help="Run N jobs at once on the device, with a share of it each."),
+    ] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Label that jobs may ask for; repeatable."),
@@ -85,6 +89,7 @@ def worker(
         "WORKER_SERVER": server,
         "TOKEN": token,
         "DATA_FOLDER": data or _folder_of_remote_worker(server),
+        "JOBS_PER_DEVICE": jobs_per_device,
         "WORKER_LABELS": ",".join(label) if label else None,
         "WORKER_JOB": job,
         "WORKER_MAX_JOBS": 1 if once else max_jobs,

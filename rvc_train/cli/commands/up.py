@@ -70,6 +70,16 @@ def up(
             help="Devices with a worker each, such as cuda:0,cuda:1; cuda:0+cuda:1 trains one job on two GPUs.",
         ),
     ] = None,
+    jobs_per_device: Annotated[
+        int,
+        typer.Option(
+            envvar="RVC_TRAIN_JOBS_PER_DEVICE",
+            min=1,
+            max=16,
+            metavar="N",
+            help="Jobs at once on each device, with a share of it each.",
+        ),
+    ] = 1,
     token: Annotated[
         str | None,
         typer.Option(
@@ -94,6 +104,7 @@ def up(
         host=host,
         port=port,
         devices=_devices(device if devices is None else devices),
+        jobs_per_device=jobs_per_device,
         token=token or os.environ.get(TOKEN_VARIABLE) or None,
         relay=lambda name, line: relay(output, name, line),
     )

@@ -1,5 +1,6 @@
 """Accelerators of every kind, faked: this layer is what the engine asks about them."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -13,9 +14,13 @@ from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content import stage as content_stage
+from rvc_engine.data import loader
+from rvc_engine.data.clips import ClipFiles
 from rvc_engine.errors import InvalidConfig
+from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
 from rvc_engine.models import decoder
+from rvc_engine.training import auto_batch
 from rvc_engine.training.batch_sampler import uses_length_buckets
 
 GIB = 2**30
@@ -227,3 +232,84 @@ def test_other_errors_are_none_of_memory() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("XPU out of memory"))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
     assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
+def test_a_job_among_several_on_a_gpu_takes_and_counts_its_share_of_the_memory(
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.nvidia()
+    fakes.count("cuda", 2)
+    fractions: dict[torch.device, float] = {}
+    reserved = {"bytes": 0}
+    monkeypatch.setattr(accelerators._Share, "num_jobs", 1)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, device: fractions.update({device: share})
+    )
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: fractions.get(device, 1.0))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: reserved["bytes"])
+    open_devices(Machine(device="cuda:0"))
+    assert fractions == {}
+    open_devices(Machine(device="cuda:0,cuda:1", jobs_per_device=3))
+    share = 4 * GIB - accelerators.CONTEXT_BYTES
+    assert fractions == {torch.device("cuda", n): pytest.approx(share / (12 * GIB)) for n in (0, 1)}
+    first = torch.device("cuda:0")
+    assert accelerators.memory_of(first) == (pytest.approx(share, abs=1), 12 * GIB)
+    reserved["bytes"] = 3 * GIB
+    assert accelerators.memory_of(first)[0] == pytest.approx(share - 3 * GIB, abs=1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (GIB // 8, 12 * GIB))
+    assert accelerators.memory_of(first)[0] == GIB // 8, "others may have taken more than theirs"
+
+
+def test_an_automatic_batch_fits_the_share_and_not_the_whole_gpu(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.nvidia()
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (80 * GIB, 80 * GIB))
+    fraction = {"share": 1.0}
+    monkeypatch.setattr(accelerators._Share, "num_jobs", 1)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, device: fraction.update(share=share)
+    )
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: fraction["share"])
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: GIB)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(auto_batch, "_peak_bytes", lambda _state, size, _frames, _device: size * GIB)
+    clips = [ClipFiles(Path(), Path(), None, None, 0, frames=300)] * 1000
+    state = SimpleNamespace(device=CUDA)
+    assert auto_batch.auto_batch_size(state, clips, 1, 0) == 32  # type: ignore[arg-type]
+    accelerators.share_memory(CUDA, 10)
+    assert auto_batch.auto_batch_size(state, clips, 1, 0) == 4  # type: ignore[arg-type]
+    assert auto_batch.clips_fit(clips[:100], Hyperparameters.from_config(TrainingConfig()), CUDA)
+    assert not auto_batch.clips_fit(clips * 200, Hyperparameters.from_config(TrainingConfig()), CUDA)
+
+
+@pytest.mark.parametrize("kind", ["intel", "apple"])
+def test_other_gpus_are_shared_too(kind: str, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    getattr(fakes, kind)()
+    module = torch.xpu if kind == "intel" else torch.mps
+    fractions: list[float] = []
+    monkeypatch.setattr(accelerators._Share, "num_jobs", 1)
+    monkeypatch.setattr(
+        module, "set_per_process_memory_fraction", lambda share, *_: fractions.append(share), raising=False
+    )
+    [device] = open_devices(Machine(device={"intel": "xpu:0", "apple": "mps"}[kind], jobs_per_device=4))
+    free, total = accelerators.memory_of(device)
+    assert (fractions, free) == ([0.25], total // 4)
+
+
+def _raising_pool(*arguments: object) -> None:
+    raise _PoolOf(*arguments)
+
+
+class _PoolOf(Exception):
+    """Raised in place of a pool of threads."""
+
+
+def test_readers_of_clips_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "ThreadPoolExecutor", _raising_pool)
+    monkeypatch.setattr(accelerators._Share, "num_jobs", 1)
+    accelerators.share_memory(CPU, 4)
+    assert accelerators.num_sharing() == 4
+    assert accelerators.memory_of(CPU)[0] <= accelerators.memory_of(CPU)[1] // 4
+    clips = [ClipFiles(Path(), Path(), None, None, 0, frames=300)]
+    with pytest.raises(_PoolOf) as made:
+        loader.ClipsInMemory(clips, Hyperparameters.from_config(TrainingConfig()), CPU)
+    assert made.value.args == (1, "clip-reader")

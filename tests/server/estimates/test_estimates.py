@@ -12,6 +12,7 @@ from rvc_engine.events import Progress
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobPublic, Range
 from rvc_train.schemas.queue import JobEstimate
+from rvc_train.schemas.workers import share_name
 from server.database.engine import read_session, write_session
 from server.database.tables import Attempt, Dataset, Job, Worker
 from server.estimates.calibrations import Calibrations
@@ -314,3 +315,41 @@ def test_a_calibration_is_kept_for_a_device_and_versions(tmp_path: Any) -> None:
         assert calibrations.is_missing(*other), other
     next((tmp_path / "calibrations").iterdir()).write_text("{")
     assert calibrations.is_missing("a CPU", "1", "2", 2)
+
+
+def test_jobs_on_a_share_of_a_device_and_on_all_of_it_are_measured_apart(bench: Any) -> None:
+    dataset_id = reported_dataset(bench)
+    whole, share = "NVIDIA L4", share_name("NVIDIA L4", 4)
+    finish_job(bench, dataset_id, whole)
+    finish_job(bench, dataset_id, share)
+    finish_job(bench, dataset_id, share)
+    for name, expected in ((whole, 1), (share, 2)):
+        worker_id = bench.jobs.register_worker("worker", 1, "here", "cuda:0", device_name=name)
+        with read_session(bench.jobs.engine) as session:
+            config = TrainingConfig(**SMALL).model_dump(mode="json")
+            workers = [session.get(Worker, worker_id)]
+            assert len(Estimator().comparable(session, config, workers)) == expected, name
+        bench.jobs.deregister_worker(worker_id)
+
+
+@pytest.mark.parametrize(("device", "most"), [("cuda", 4), ("cpu", 1)])
+def test_a_calibration_of_a_share_spans_from_the_device_alone_to_all_jobs_at_once(
+    bench: Any, tmp_path: Any, device: str, most: int
+) -> None:
+    dataset_id, calibrations = reported_dataset(bench), Calibrations(Storage(tmp_path))
+    names = {"whole": "NVIDIA L4", "share": share_name("NVIDIA L4", 4)}
+    alone = CALIBRATION.model_copy(update={"device": device})
+    calibrations.write(names["whole"], alone)
+    calibrations.write(names["share"], alone.model_copy(update={"jobs_per_device": 4}))
+    found = {}
+    for kind, name in names.items():
+        worker_id = bench.jobs.register_worker("worker", 1, "here", f"{device}:0", device_name=name)
+        with read_session(bench.jobs.engine) as session:
+            durations = Durations(calibrations)
+            config = TrainingConfig(**SMALL).model_dump(mode="json")
+            found[kind] = durations.of_dataset(session, config, dataset_id, [session.get(Worker, worker_id)])
+        bench.jobs.deregister_worker(worker_id)
+    whole, share = found["whole"].seconds, found["share"].seconds
+    assert share.low == pytest.approx(whole.low)
+    assert share.likely == pytest.approx((1 + most) / 2 * whole.likely)
+    assert share.high == pytest.approx(most * whole.high)

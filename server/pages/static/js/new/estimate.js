@@ -22,7 +22,9 @@ export function showEstimate(found, { config, known, hurry }) {
   ];
   byId("estimate").replaceChildren(...facts.filter(([, value]) => value).map(([key, value]) =>
     h("div", {}, h("dt", {}, t(`new.estimate.${key}`)), h("dd", {}, value))));
-  byId("estimate-basis").textContent = t(between ? "new.basis.auto" : time ? `new.basis.${found.basis}` : limit ? "new.basis.limit" : "new.basis.unknown");
+  const basis = between ? "new.basis.auto" : time ? `new.basis.${found.basis}` : limit ? "new.basis.limit" : "new.basis.unknown";
+  const shared = found.jobs_per_device > 1 ? [t("new.basis.shared", { number: found.jobs_per_device })] : [];
+  byId("estimate-basis").textContent = [t(basis), ...shared].join(" ");
   byId("estimate-basis").title = found.basis_detail;
   const isSlow = time && !found.has_gpu && found.seconds.likely > DAY;
   const isAboutEncoder = (text) => text.includes("content=contentvec"); // of command lines; the page's own words follow

@@ -53,6 +53,7 @@ function update(item, worker) {
 function describe(worker) {
   const facts = [worker.device_name ?? worker.device].filter((device) => device !== "auto");
   if (worker.device_name && ![worker.device_name, "auto"].includes(worker.device)) facts.push(worker.device);
+  if (worker.jobs_per_device > 1) facts.push(t("server.workers.shares", { number: worker.jobs_per_device }));
   if (worker.drain_mode && LIVING.includes(worker.status)) facts.push(t(`server.workers.mode.${worker.drain_mode}`));
   if (worker.status === "lost") facts.push(t("server.workers.seen", { time: ago(worker.last_seen_at) }));
   facts.push(t("server.workers.where", { host: worker.host, pid: worker.pid }));

@@ -1,4 +1,4 @@
-"""`make bench-gpu`: training on a GPU against a plain implementation of the reference's method, as JSON lines.
+"""Training on a GPU, and a whole voice, against a plain implementation of the reference's method, as JSON lines.
 
 Steps at batch 4 and 16 in turns, with and without CUDA graphs; peak memory of each, in a process of its own; losses
 after 500 steps, with three seeds each; and a whole run on 10 minutes of speech. It needs a checkout and its wheels: by
@@ -33,7 +33,7 @@ SPEECH_SECONDS = 600.0
 TARGET_SECONDS = 240.0
 """Target of a whole run on an H200."""
 LOSS_TOLERANCE = 0.03
-NO_CUDA = "make bench-gpu needs a CUDA device, and PyTorch finds none on this machine."
+NO_CUDA = "benchmarks.whole_voice needs a CUDA device, and PyTorch finds none on this machine."
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,15 @@ def compare_memory(plan: Plan, workspace: Workspace, batch_size: int) -> None:
     """Print the peak memory of each training, measured in a process of its own."""
     found = {}
     for way in ("ours", "reference"):
-        command = [sys.executable, "-m", "benchmarks.gpu", "--memory-of", way, "--workspace", str(workspace.root)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.whole_voice",
+            "--memory-of",
+            way,
+            "--workspace",
+            str(workspace.root),
+        ]
         command += [
             "--batch-size",
             str(batch_size),
