@@ -57,7 +57,7 @@ class PlainSteps:
         discriminators = self.state.discriminators
         with self.precision.autocast():
             pairs = list(zip(discriminators(real), discriminators(fake), strict=True))
-        disc = losses.discriminator_loss([(one[0], other[0]) for one, other in pairs])
+        disc = losses.discriminator_loss([torch.cat([one[0], other[0]]) for one, other in pairs])
         self.discriminator_optimizer.zero_grad()
         self.scaler.scale(disc).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.discriminator_optimizer)

@@ -61,7 +61,7 @@ def plain_step(state: GanTrainState, batch: Batch, starts: torch.Tensor, noise: 
     )
     real = cut_segments(batch.wave.unsqueeze(1), starts * hparams.hop_length, hparams.segment_samples)
     pairs = zip(discriminators(real), discriminators(out.wave.detach()), strict=True)
-    disc = losses.discriminator_loss([(one[0], other[0]) for one, other in pairs])
+    disc = losses.discriminator_loss([torch.cat([one[0], other[0]]) for one, other in pairs])
     state.discriminator_optimizer.zero_grad()
     disc.backward()
     sum(float(p.grad.norm()) for p in discriminators.parameters() if p.grad is not None)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rvc_engine.hyperparameters import N_HEADS, N_LAYERS, TEXT_KERNEL_SIZE
 from rvc_engine.models.activation_checkpointing import ActivationCheckpointing
 from rvc_engine.models.backend import run_fp32
+from rvc_engine.models.weight_norm import CastConv1d
 
 WINDOW = 10
 MASK_FILL = -1e4
@@ -31,11 +32,23 @@ class ChannelNorm(nn.Module):
         return F.layer_norm(x.transpose(1, 2), self.gamma.shape, self.gamma, self.beta, 1e-5).transpose(1, 2)
 
 
-def _band(num_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row j - i + WINDOW of the relative embedding for each pair (i, j), and whether it is in the window: (T, T)."""
-    position = torch.arange(num_frames, device=device)
-    row = position[None, :] - position[:, None] + WINDOW
-    return row.clamp(0, 2 * WINDOW), (row >= 0) & (row <= 2 * WINDOW)
+def _band_of(pairs: Tensor) -> Tensor:
+    """The pairs (i, i + r - WINDOW) of (..., T, T): (..., T, 2 WINDOW + 1), 0 where there is no such frame.
+
+    A row that is one longer than it was begins one later: so the diagonals of a matrix are the columns of another.
+    """
+    frames = pairs.shape[-1]
+    padded = F.pad(pairs, (WINDOW, WINDOW, 0, 1)).flatten(-2)
+    length = frames + 2 * WINDOW + 1
+    return padded[..., : frames * length].unflatten(-1, (frames, length))[..., : 2 * WINDOW + 1]
+
+
+def _pairs_of(band: Tensor) -> Tensor:
+    """The inverse of `_band_of`: (..., T, 2 WINDOW + 1) -> (..., T, T), 0 for pairs that are farther apart."""
+    frames = band.shape[-2]
+    padded = F.pad(band, (0, frames)).flatten(-2)
+    length = frames + 2 * WINDOW
+    return padded[..., : frames * length].unflatten(-1, (frames, length))[..., WINDOW : WINDOW + frames]
 
 
 class RelativeAttention(nn.Module):
@@ -55,29 +68,19 @@ class RelativeAttention(nn.Module):
             nn.init.xavier_uniform_(conv.weight)
 
     def _split(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, heads, T, head_size)."""
-        batch, _, frames = x.shape
-        return x.view(batch, N_HEADS, self.head_size, frames).transpose(2, 3)
+        """(B, C, T) -> (B, heads, head_size, T)."""
+        return x.unflatten(1, (N_HEADS, self.head_size))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (B, C, T), mask (B, 1, T, T) with 0 where a pair is padding -> (B, C, T)."""
-        batch, channels, frames = x.shape
+    def forward(self, x: Tensor, is_padding: Tensor) -> Tensor:
+        """x (B, C, T), is_padding (B, 1, T, T): whether one of a pair is padding -> (B, C, T)."""
         query = self._split(self.conv_q(x)) / math.sqrt(self.head_size)
         key, value = self._split(self.conv_k(x)), self._split(self.conv_v(x))
-        row, inside = _band(frames, x.device)
-
-        scores = query @ key.transpose(2, 3)
-        relative = query @ self.emb_rel_k[0].t()  # (B, heads, T, 21)
-        relative = relative.gather(3, row.expand(batch, N_HEADS, frames, frames))
-        scores = (scores + relative * inside).masked_fill(mask == 0, MASK_FILL)
-        attention = scores.softmax(dim=-1)
-
-        # The band of the attention around its diagonal: near[..., i, r] = attention[..., i, i + r - WINDOW].
-        padded = F.pad(attention, (WINDOW, WINDOW))
-        offset = torch.arange(frames, device=x.device)[:, None] + torch.arange(2 * WINDOW + 1, device=x.device)
-        near = padded.gather(3, offset.expand(batch, N_HEADS, frames, 2 * WINDOW + 1))
-        out = attention @ value + near @ self.emb_rel_v[0]
-        return self.conv_o(out.transpose(2, 3).reshape(batch, channels, frames))
+        relative = (self.emb_rel_k @ query).transpose(2, 3)  # (B, heads, T, 2 WINDOW + 1)
+        scores = query.transpose(2, 3) @ key + _pairs_of(relative)
+        attention = scores.masked_fill(is_padding, MASK_FILL).softmax(dim=-1)
+        near = _band_of(attention) @ self.emb_rel_v
+        out = value @ attention.transpose(2, 3) + near.transpose(2, 3)
+        return self.conv_o(out.flatten(1, 2))
 
 
 class FeedForward(nn.Module):
@@ -86,12 +89,14 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int, filter_channels: int) -> None:
         super().__init__()
         padding = TEXT_KERNEL_SIZE // 2
-        self.conv_1 = nn.Conv1d(channels, filter_channels, TEXT_KERNEL_SIZE, padding=padding)
-        self.conv_2 = nn.Conv1d(filter_channels, channels, TEXT_KERNEL_SIZE, padding=padding)
+        self.conv_1 = CastConv1d(channels, filter_channels, TEXT_KERNEL_SIZE, padding=padding)
+        self.conv_2 = CastConv1d(filter_channels, channels, TEXT_KERNEL_SIZE, padding=padding)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, C, T), mask (B, 1, T) -> (B, C, T)."""
-        return self.conv_2(self.conv_1(x * mask).relu() * mask) * mask
+        hidden = self.conv_1(x * mask).relu()
+        mask = mask.to(hidden.dtype)
+        return self.conv_2(hidden * mask) * mask
 
 
 class Encoder(ActivationCheckpointing):
@@ -109,10 +114,10 @@ class Encoder(ActivationCheckpointing):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, C, T), mask (B, 1, T) -> (B, C, T)."""
-        pair_mask = mask.unsqueeze(2) * mask.unsqueeze(3)
+        is_padding = mask.unsqueeze(2) * mask.unsqueeze(3) == 0
         x = x * mask
         layers = zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True)
         for attention, norm_1, feed_forward, norm_2 in layers:
-            x = norm_1(x + self._run_block(partial(run_fp32, attention), x, pair_mask))
+            x = norm_1(x + self._run_block(partial(run_fp32, attention), x, is_padding))
             x = norm_2(x + self._run_block(feed_forward, x, mask))
         return x * mask

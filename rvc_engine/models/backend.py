@@ -57,6 +57,12 @@ class Backend:
         """Run a layer that is sensitive to rounding: in float32 where autocast would round to bfloat16."""
         return run_fp32(layer, x, *others) if _computes_bf16(x.device.type) else layer(x, *others)
 
+    def discriminator_input(self, wave: Tensor) -> Tensor:
+        """A wave in the format of the first layers, which are sensitive, of all discriminators: cast once for all."""
+        kind = wave.device.type
+        is_16_bit = torch.is_autocast_enabled(kind) and not _computes_bf16(kind)
+        return wave.to(torch.get_autocast_dtype(kind)) if is_16_bit else wave
+
     def residual_sum(self, x: Tensor) -> Tensor:
         """A tensor in the format that residuals are added to it in: float32 instead of bfloat16."""
         return x.float() if x.dtype == torch.bfloat16 else x
@@ -103,6 +109,10 @@ class CpuBackend(Backend):
     def run_sensitive(self, layer: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
         """Run a layer that is sensitive to rounding, in float32."""
         return run_fp32(layer, x, *others)
+
+    def discriminator_input(self, wave: Tensor) -> Tensor:
+        """The wave itself."""
+        return wave
 
     def residual_sum(self, x: Tensor) -> Tensor:
         """float32, for the sum of residuals."""
@@ -238,23 +248,68 @@ def weight_gradient(x: Tensor, gradient: Tensor, kernel_size: int, stride: int, 
     return product.transpose(1, 2).unsqueeze(2)
 
 
-class MeanDistance(torch.autograd.Function):
-    """Mean absolute difference of two maps, in float32; the second gets no gradient.
+class _GatedActivation(torch.autograd.Function):
+    """`gated_activation`, with half of its kernels in the backward pass and one tensor kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, condition: Tensor) -> Tensor:
+        """See `gated_activation`."""
+        x = x + condition
+        x.chunk(2, dim=1)[0].tanh_()
+        ctx.save_for_backward(x)
+        ctx.condition_shape = condition.shape
+        return F.glu(x, dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of x and of the condition."""
+        (x,) = ctx.saved_tensors
+        gradient = torch.ops.aten.glu_backward(gradients[0], x, 1)
+        of_wave, wave = gradient.chunk(2, dim=1)[0], x.chunk(2, dim=1)[0]
+        torch.ops.aten.tanh_backward.grad_input(of_wave, wave, grad_input=of_wave)
+        return gradient, gradient.sum_to_size(ctx.condition_shape)
+
+
+def gated_activation(x: Tensor, condition: Tensor) -> Tensor:
+    """tanh of the first half of the channels of x + condition, times the sigmoid of the other.
+
+    x (B, 2 C, T), condition (B, 2 C, 1) -> (B, C, T).
+    """
+    if torch.is_grad_enabled():
+        return _GatedActivation.apply(x, condition)
+    wave, gate = (x + condition).chunk(2, dim=1)
+    return wave.tanh() * gate.sigmoid()
+
+
+class MeanDistances(torch.autograd.Function):
+    """Sum of the mean absolute differences of pairs of maps, in float32; the second of each pair gets no gradient.
 
     16-bit maps are subtracted as they are, which gets every difference's sign right and the mean to six digits: half
-    the memory traffic of doing it in float32.
+    the memory traffic of doing it in float32. On a GPU each operation is one kernel for all pairs.
     """
 
-    @staticmethod
-    def forward(ctx: Any, fake: Tensor, real: Tensor) -> Tensor:
-        """Two maps of one shape -> a scalar."""
-        difference = fake - real
-        mean = difference.abs().mean(dtype=None if difference.dtype == torch.float64 else torch.float32)
-        ctx.save_for_backward(difference.sign_())
-        return mean
+    SCALE = 2.0**16
+    """Signs are divided by the size of their map in two steps, neither of which leaves float16's range."""
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """The sign of each difference, over their number."""
-        (sign,) = ctx.saved_tensors
-        return sign * (gradients[0] / sign.numel()).to(sign.dtype), None
+    def forward(ctx: Any, *maps: Tensor) -> Tensor:
+        """The first maps of all pairs, then the second ones -> a scalar."""
+        differences = torch._foreach_sub(maps[: len(maps) // 2], maps[len(maps) // 2 :])
+        counts = [difference.numel() for difference in differences]
+        dtype = None if maps[0].dtype == torch.float64 else torch.float32
+        if maps[0].device.type == "cpu":  # where a norm is one long sum, slow and inexact
+            means = [difference.abs().mean(dtype=dtype) for difference in differences]
+        else:
+            means = list(torch._foreach_norm(differences, 1, dtype))
+            torch._foreach_mul_(means, [1 / count for count in counts])
+        torch._foreach_sign_(differences)
+        torch._foreach_mul_(differences, [MeanDistances.SCALE / count for count in counts])
+        ctx.save_for_backward(*differences)
+        return torch.stack(means).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The sign of each difference, over their number: in the memory that was kept for it."""
+        signs = ctx.saved_tensors
+        torch._foreach_mul_(signs, (gradients[0] / MeanDistances.SCALE).to(signs[0].dtype))
+        return *signs, *[None] * len(signs)

@@ -12,7 +12,7 @@ from rvc_engine.compute.accelerators import has_float64
 from rvc_engine.hyperparameters import RESBLOCK_DILATIONS, RESBLOCK_KERNEL_SIZES, Hyperparameters
 from rvc_engine.models.activation_checkpointing import ActivationCheckpointing
 from rvc_engine.models.backend import BackendModule, run_fp32, to_fp32
-from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConvTranspose1d
+from rvc_engine.models.weight_norm import CastConv1d, WeightNormConv1d, WeightNormConvTranspose1d
 
 SLOPE = 0.1
 SINE_AMPLITUDE = 0.1
@@ -89,7 +89,7 @@ class HifiGanDecoder(ActivationCheckpointing, BackendModule):
                 self._noise_conv(width, math.prod(hparams.upsample_rates[stage + 1 :]))
                 for stage, width in enumerate(widths[1:])
             )
-        self.conv_pre = nn.Conv1d(hparams.hidden_channels, widths[0], 7, padding=3)
+        self.conv_pre = CastConv1d(hparams.hidden_channels, widths[0], 7, padding=3)
         self.ups = nn.ModuleList(
             WeightNormConvTranspose1d(wide, narrow, kernel, rate, (kernel - rate) // 2)
             for (wide, narrow), kernel, rate in zip(
@@ -102,7 +102,7 @@ class HifiGanDecoder(ActivationCheckpointing, BackendModule):
             for kernel, dilations in zip(RESBLOCK_KERNEL_SIZES, RESBLOCK_DILATIONS, strict=True)
         )
         self.conv_post = nn.Conv1d(widths[-1], 1, 7, padding=3, bias=False)
-        self.cond = nn.Conv1d(hparams.gin_channels, widths[0], 1)
+        self.cond = CastConv1d(hparams.gin_channels, widths[0], 1)
 
     @staticmethod
     def _noise_conv(channels: int, stride: int) -> nn.Conv1d:

@@ -4,6 +4,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from rvc_engine.config import Version
+from rvc_engine.models.backend import BackendModule
 from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d
 
 PERIODS: dict[Version, tuple[int, ...]] = {"v1": (2, 3, 5, 7, 11, 17), "v2": (2, 3, 5, 7, 11, 17, 23, 37)}
@@ -75,7 +76,7 @@ def _forward(x: Tensor, convs: nn.ModuleList, last: nn.Module) -> DiscriminatorO
     return x.flatten(1), maps
 
 
-class Discriminators(nn.Module):
+class Discriminators(BackendModule):
     """All discriminators, the one on the wave itself first."""
 
     def __init__(self, version: Version, scale: float = 1.0) -> None:
@@ -86,4 +87,5 @@ class Discriminators(nn.Module):
 
     def forward(self, wave: Tensor) -> list[DiscriminatorOutput]:
         """wave (B, 1, T) -> one output per discriminator."""
+        wave = self.backend.discriminator_input(wave)
         return [discriminator(wave) for discriminator in self.discriminators]

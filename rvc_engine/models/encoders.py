@@ -4,12 +4,13 @@ import math
 from functools import partial
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from rvc_engine.models.activation_checkpointing import ActivationCheckpointing
 from rvc_engine.models.attention import Encoder
-from rvc_engine.models.backend import run_fp32
-from rvc_engine.models.weight_norm import WeightNormConv1d
+from rvc_engine.models.backend import BackendModule, gated_activation, run_fp32
+from rvc_engine.models.weight_norm import CastConv1d, WeightNormConv1d
 
 PITCH_BINS = 256
 
@@ -36,12 +37,12 @@ class TextEncoder(nn.Module):
         x = self.emb_phone(features)
         if coarse_f0 is not None:
             x = x + self.emb_pitch(coarse_f0)
-        x = nn.functional.leaky_relu(x * math.sqrt(self.channels), 0.1).transpose(1, 2)
+        x = F.leaky_relu(x * math.sqrt(self.channels), 0.1).transpose(1, 2)
         mean, log_std = (run_fp32(self.proj, self.encoder(x * mask, mask)) * mask).chunk(2, dim=1)
         return mean, log_std
 
 
-class WaveNet(ActivationCheckpointing):
+class WaveNet(ActivationCheckpointing, BackendModule):
     """Gated convolutions with residual and skip outputs, conditioned on the speaker (van den Oord et al., 2016)."""
 
     def __init__(self, channels: int, kernel_size: int, num_layers: int, gin_channels: int) -> None:
@@ -58,12 +59,15 @@ class WaveNet(ActivationCheckpointing):
     def forward(self, x: Tensor, mask: Tensor, speaker: Tensor) -> Tensor:
         """x (B, C, T), mask (B, 1, T), speaker (B, gin, 1) -> (B, C, T)."""
         conditionings = self.cond_layer(speaker).chunk(len(self.in_layers), dim=1)
+        x = self.backend.residual_sum(x)
+        mask = mask.to(x.dtype)
+        x = x * mask
         output = torch.zeros_like(x)
         for layer, condition in enumerate(conditionings):
             res_skip = self._run_block(partial(self._layer, layer), x, condition)
             if res_skip.shape[1] > self.channels:
                 residual, skip = res_skip.chunk(2, dim=1)
-                x = (x + residual) * mask
+                x = torch.addcmul(x, residual, mask)  # (x + residual) * mask, as x is masked
                 output = output + skip
             else:
                 output = output + res_skip
@@ -71,8 +75,7 @@ class WaveNet(ActivationCheckpointing):
 
     def _layer(self, layer: int, x: Tensor, condition: Tensor) -> Tensor:
         """x (B, C, T), condition (B, 2 C, 1) -> residual and skip (B, 2 C, T), or the last layer's skip (B, C, T)."""
-        wave, gate = (self.in_layers[layer](x) + condition).chunk(2, dim=1)
-        return self.res_skip_layers[layer](wave.tanh() * gate.sigmoid())
+        return self.res_skip_layers[layer](gated_activation(self.in_layers[layer](x), condition))
 
 
 class PosteriorEncoder(nn.Module):
@@ -80,12 +83,12 @@ class PosteriorEncoder(nn.Module):
 
     def __init__(self, spec_channels: int, channels: int, gin_channels: int) -> None:
         super().__init__()
-        self.pre = nn.Conv1d(spec_channels, channels, 1)
+        self.pre = CastConv1d(spec_channels, channels, 1)
         self.enc = WaveNet(channels, 5, 16, gin_channels)
         self.proj = nn.Conv1d(channels, 2 * channels, 1)
 
     def forward(self, spec: Tensor, mask: Tensor, speaker: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """spec (B, bins, T), mask (B, 1, T), speaker (B, gin, 1), noise (B, C, T) -> latent, mean, log std."""
-        hidden = self.enc(self.pre(spec) * mask, mask, speaker)
+        hidden = self.enc(self.pre(spec), mask, speaker)
         mean, log_std = (run_fp32(self.proj, hidden) * mask).chunk(2, dim=1)
         return (mean + noise * log_std.exp()) * mask, mean, log_std

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from rvc_engine.models.backend import run_fp32
 from rvc_engine.models.encoders import WaveNet
+from rvc_engine.models.weight_norm import CastConv1d
 
 NUM_COUPLINGS = 4
 
@@ -15,7 +16,7 @@ class Coupling(nn.Module):
     def __init__(self, channels: int, gin_channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.pre = nn.Conv1d(half, channels, 1)
+        self.pre = CastConv1d(half, channels, 1)
         self.enc = WaveNet(channels, 5, 3, gin_channels)
         self.post = nn.Conv1d(channels, half, 1)
         nn.init.zeros_(self.post.weight)
@@ -24,7 +25,7 @@ class Coupling(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool) -> Tensor:
         """x (B, C, T), mask (B, 1, T), speaker (B, gin, 1) -> (B, C, T); `reverse` computes the inverse."""
         kept, shifted = x.chunk(2, dim=1)
-        shift = run_fp32(self.post, self.enc(self.pre(kept) * mask, mask, speaker)) * mask
+        shift = run_fp32(self.post, self.enc(self.pre(kept), mask, speaker)) * mask
         return torch.cat([kept, (shifted - shift) * mask if reverse else shifted * mask + shift], dim=1)
 
 

@@ -5,8 +5,9 @@ PyTorch's own helpers are either deprecated or name their parameters otherwise; 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -131,40 +132,105 @@ def cached_weights(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None
             layer._cached = layer._cached_bias = None
 
 
-class _CastAll(torch.autograd.Function):
-    """Tensors in a 16-bit format, and their gradients back in their own: each way a few kernels for all of them."""
+class CastConv1d(nn.Conv1d):
+    """`nn.Conv1d` without weight norm, whose weight and bias `weights_at_once` casts with the others of its model."""
+
+    _cached: Tensor | None = None
+    _cached_bias: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, T) -> (B, out_channels, T')."""
+        if self._cached is None:
+            return super().forward(x)
+        return F.conv1d(x, self._cached, self._cached_bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class _WeightsAtOnce(torch.autograd.Function):
+    """Weights of layers under weight norm, and plain tensors, in one format: each way a few kernels for all of them.
+
+    Weight norm is by row (by index of dim 0), so the rows of all layers that have the same length are computed as one
+    matrix. Layers come sorted by that length.
+    """
 
     @staticmethod
-    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The tensors in `dtype`."""
-        ctx.dtype = tensors[0].dtype
-        return tuple(_cast(tensors, dtype))
+    def forward(ctx: Any, dtype: torch.dtype, num_layers: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """weight_v of all layers, weight_g of all layers, plain tensors -> weights and plain tensors in `dtype`."""
+        directions, plain = tensors[:num_layers], tensors[2 * num_layers :]
+        weights, norms = [], []
+        for group, gains in _groups(directions, tensors[num_layers : 2 * num_layers]):
+            weight, norm = torch._weight_norm_interface(_rows(group), gains, 0)
+            weights += _layers(weight, group)
+            norms.append(norm)
+        ctx.save_for_backward(*tensors[: 2 * num_layers], *norms)
+        ctx.dtype = directions[0].dtype
+        if dtype == ctx.dtype:
+            return *weights, *plain
+        cast = [torch.empty_like(tensor, dtype=dtype) for tensor in (*weights, *plain)]
+        torch._foreach_copy_(cast, [*weights, *plain])
+        return tuple(cast)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients in the format of the tensors."""
-        return None, *_cast(gradients, ctx.dtype)
+        """Gradients of all tensors, in the format of the layers."""
+        num_layers = len(ctx.needs_input_grad) - 2 - len(gradients)
+        directions, gains = ctx.saved_tensors[:num_layers], ctx.saved_tensors[num_layers : 2 * num_layers]
+        groups = _groups(directions, gains)
+        matrices = [gains[0].new_empty(sum(map(len, group)), group[0][0].numel()) for group, _ in groups]
+        wide = [part for matrix, (group, _) in zip(matrices, groups, strict=True) for part in _layers(matrix, group)]
+        wide += [torch.empty_like(gradient, dtype=ctx.dtype) for gradient in gradients[num_layers:]]
+        torch._foreach_copy_(wide, gradients)
+        of_directions: list[Tensor] = []
+        of_gains: list[Tensor] = []
+        for (group, gain), norm in zip(groups, ctx.saved_tensors[2 * num_layers :], strict=True):
+            v, g = torch.ops.aten._weight_norm_interface_backward(matrices.pop(0), _rows(group), gain, norm, 0)
+            of_directions += _layers(v, group)
+            of_gains += [part.view(-1, *[1] * (v.ndim - 1)) for part, v in zip(_split(g, group), group, strict=True)]
+        return None, None, *of_directions, *of_gains, *wide[num_layers:]
 
 
-def _cast(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
-    cast = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
-    torch._foreach_copy_(cast, tensors)
-    return cast
+def _groups(directions: Sequence[Tensor], gains: Sequence[Tensor]) -> list[tuple[tuple[Tensor, ...], Tensor]]:
+    """weight_v of layers with rows of one length, and all their weight_g (rows, 1)."""
+    groups = [tuple(group) for _, group in groupby(directions, key=lambda v: v[0].numel())]
+    rows = torch.cat([gain.flatten() for gain in gains]).unsqueeze(1)
+    return list(zip(groups, rows.split([sum(map(len, group)) for group in groups]), strict=True))
+
+
+def _rows(group: Sequence[Tensor]) -> Tensor:
+    """The rows of layers below each other, (rows, length)."""
+    return torch.cat([v.flatten(1) for v in group])
+
+
+def _split(matrix: Tensor, group: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The part of each layer of a group in a matrix (rows, ...)."""
+    return matrix.split([len(v) for v in group])
+
+
+def _layers(matrix: Tensor, group: Sequence[Tensor]) -> list[Tensor]:
+    """The layers of a group as views of a matrix (rows, length), in their own shapes."""
+    return [part.view(v.shape) for part, v in zip(_split(matrix, group), group, strict=True)]
 
 
 @contextmanager
-def cast_at_once(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Compute the weights of a model's convolutions, and cast them and the biases to a 16-bit format all at once.
+def weights_at_once(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Compute all weights of a model's convolutions at once, in a 16-bit format with their biases or (None) their own.
 
-    For one pass with gradients, inside autocast, which would cast each by itself: on a GPU a sixth of a step's
-    kernels. The values are the same. No block of the model may be computed again in the backward pass.
+    For one pass with gradients, or for several without gradients of the weights. Layer by layer, on a GPU, weight norm
+    and autocast's copies would be a quarter of a step's kernels. The values are the same. No block of the model may be
+    computed again in the backward pass.
     """
     layers = [module for module in model.modules() if isinstance(module, _WeightNorm)]
-    cast = _CastAll.apply(dtype, *(layer.weight() for layer in layers), *(layer.bias for layer in layers))
+    layers.sort(key=lambda layer: layer.weight_v[0].numel())
+    plain = [module for module in model.modules() if isinstance(module, CastConv1d)] if dtype else []
+    weights = [*(layer.weight_v for layer in layers), *(layer.weight_g for layer in layers)]
+    all_layers = [*layers, *plain]
+    cast = [layer.weight for layer in plain] + ([layer.bias for layer in all_layers] if dtype else [])
+    found = _WeightsAtOnce.apply(dtype or weights[0].dtype, len(layers), *weights, *cast)
     try:
-        for layer, weight, bias in zip(layers, cast[: len(layers)], cast[len(layers) :], strict=True):
-            layer._cached, layer._cached_bias = weight, bias
+        for layer, weight in zip(all_layers, found, strict=False):
+            layer._cached = weight
+        for layer, bias in zip(all_layers, found[len(all_layers) :], strict=False):
+            layer._cached_bias = bias
         yield
     finally:
-        for layer in layers:
+        for layer in all_layers:
             layer._cached = layer._cached_bias = None

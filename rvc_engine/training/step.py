@@ -23,7 +23,7 @@ from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models import losses
 from rvc_engine.models.losses import mel_distance
 from rvc_engine.models.synthesizer import Noise, SynthesizerOutput, cut_segments
-from rvc_engine.models.weight_norm import cached_weights, cast_at_once
+from rvc_engine.models.weight_norm import cached_weights, weights_at_once
 from rvc_engine.training.micro_batches import MicroBatcher
 
 
@@ -194,13 +194,15 @@ def training_step(
 @contextmanager
 def training_pass(state: GanTrainState, model: nn.Module) -> Iterator[None]:
     """Context of a model's forward pass with gradients, in the state's number format."""
-    casts_at_once = (
-        state.precision.name == "fp16"  # in bfloat16 some layers are in float32
-        and state.device.type != "cpu"
-        and not state.checkpoints_activations
-    )
-    with state.precision.autocast(), cast_at_once(model, torch.float16) if casts_at_once else nullcontext():
+    is_recomputed = model is state.synthesizer and state.checkpoints_activations
+    at_once = _computes_weights_at_once(state) and not is_recomputed
+    with state.precision.autocast(), weights_at_once(model, state.precision.dtype) if at_once else nullcontext():
         yield
+
+
+def _computes_weights_at_once(state: GanTrainState) -> bool:
+    """Whether a model's weights are computed all at once: on GPUs, where each layer by itself is a few kernels."""
+    return state.device.type != "cpu" and state.precision.name != "bf16"  # in bfloat16 some layers are in float32
 
 
 def discriminator_backward(
@@ -217,8 +219,8 @@ def discriminator_backward(
             fake = state.synthesizer.generate(*micro_batch.generate_arguments) if output is None else output.wave
         with training_pass(state, state.discriminators):
             outputs = state.discriminators(torch.cat([micro_batch.real_segments(state.hparams), fake.detach()]))
-        scores = [score.chunk(2) for score, _ in outputs]
-        micro_batch_loss = losses.discriminator_loss(scores) * (micro_batch.num_clips / totals.num_clips)
+        share = micro_batch.num_clips / totals.num_clips
+        micro_batch_loss = losses.discriminator_loss([score for score, _ in outputs]) * share
         state.discriminator_scaler.scale(micro_batch_loss).backward()  # type: ignore[no-untyped-call]
         loss += micro_batch_loss.detach()
     return loss
@@ -237,7 +239,8 @@ def generator_backward(
     sums = state.zeros(4)
     state.discriminators.requires_grad_(False)
     try:
-        with cached_weights(state.discriminators, state.precision.dtype):
+        at_once = _computes_weights_at_once(state)
+        with (weights_at_once if at_once else cached_weights)(state.discriminators, state.precision.dtype):
             for micro_batch in micro_batches:
                 sums += _micro_batch_backward(state, micro_batch, output, totals)
     finally:

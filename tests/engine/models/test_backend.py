@@ -27,7 +27,7 @@ from rvc_engine.models.backend import (
 )
 from rvc_engine.models.discriminators import Discriminators
 from rvc_engine.models.synthesizer import Noise
-from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d, cached_weights, cast_at_once
+from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d, cached_weights, weights_at_once
 from rvc_engine.training.step import training_step
 
 CPU = torch.device("cpu")
@@ -196,20 +196,22 @@ def test_cached_weights_give_the_same_scores_and_gradients(name: precision.Forma
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(cached, fresh, strict=True))
 
 
-def test_weights_cast_at_once_give_the_very_gradients_of_autocast() -> None:
+@pytest.mark.parametrize("name", ["fp32", "fp16"])
+def test_weights_computed_at_once_give_the_very_gradients_of_each_by_itself(name: precision.FormatName) -> None:
     torch.manual_seed(0)
     net = Discriminators("v2", 1 / 8)
     use_backend(net, PYTORCH)
+    format_, layers = Precision(name, "cpu"), [layer for layer in net.modules() if hasattr(layer, "weight_v")]
     wave, found = 0.1 * torch.randn(1, 1, 1600), []
     for at_once in (False, True):
         net.zero_grad()
-        with Precision("fp16", "cpu").autocast(), cast_at_once(net, torch.float16) if at_once else nullcontext():
+        with format_.autocast(), weights_at_once(net, format_.dtype) if at_once else nullcontext():
             scores = torch.cat([score.float() for score, _ in net(wave)], dim=1)
         scores.square().sum().backward()
         found.append([scores.detach(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)])
     assert len(found[0]) == 1 + len(list(net.parameters()))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
-    assert all(layer._cached is None for layer in net.modules() if isinstance(layer, WeightNormConv2d))
+    assert all(layer._cached is None and layer._cached_bias is None for layer in layers)
 
 
 def test_cached_weights_are_dropped_also_when_memory_runs_out() -> None:
