@@ -123,8 +123,11 @@ def read_connection(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 @contextmanager
 def read_session(engine: sa.Engine) -> Iterator[Session]:
-    """A transaction that only reads: a consistent view that blocks no writer."""
-    reading = engine.execution_options(**{_BEGIN: "DEFERRED"})
+    """A transaction that only reads: all its statements see the database at one moment, and no writer is blocked."""
+    if engine.dialect.name == "sqlite":
+        reading = engine.execution_options(**{_BEGIN: "DEFERRED"})
+    else:  # by default each statement would see what was committed before it
+        reading = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     with Session(reading, expire_on_commit=False) as session, session.begin():
         yield session
 

@@ -268,6 +268,7 @@ def test_the_service_keeps_its_promises_whatever_happens(empty_database: Path) -
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_the_service_keeps_its_promises_over_thousands_of_runs(empty_database: Path) -> None:
     class Machine(JobServiceMachine):
         pass
