@@ -57,7 +57,7 @@ class HeldJob:
 
 
 class RemoteJobs:
-    """What workers on other machines ask for under leases on jobs."""
+    """Requests of workers on other machines under leases on jobs."""
 
     def __init__(self, jobs: JobService, storage: Storage, keys: WorkerKeys, hashes: FileHashes) -> None:
         self._jobs, self._storage, self._keys, self._hashes = jobs, storage, keys, hashes
