@@ -57,7 +57,7 @@ class HeldJob:
 
 
 class RemoteJobs:
-    """What workers on other machines ask for under leases on jobs."""
+    """Requests of workers on other machines under leases on jobs."""
 
     def __init__(self, jobs: JobService, storage: Storage, keys: WorkerKeys, hashes: FileHashes) -> None:
         self._jobs, self._storage, self._keys, self._hashes = jobs, storage, keys, hashes
@@ -67,7 +67,8 @@ class RemoteJobs:
         """Number of queued jobs that are due, up to a limit. Cheap: idle workers ask for it all the time."""
         is_due = sa.select(sa.literal(1)).where(IS_QUEUED, col(Job.not_before) <= self._jobs.clock()).limit(limit)
         with read_session(self._jobs.engine) as session:
-            return session.execute(sa.select(sa.func.count()).select_from(is_due.subquery())).scalar_one()
+            number: int = session.execute(sa.select(sa.func.count()).select_from(is_due.subquery())).scalar_one()
+            return number
 
     def claim(self, worker_id: str, *, is_repeated: bool, job_id: str | None) -> LeasedJob | None:
         """Claim the next job. SchemaChanged, OSError."""

@@ -117,3 +117,20 @@ def test_a_worker_whose_token_is_refused_says_what_to_do_and_ends(station: Any) 
     )
     assert done.returncode == 2
     assert "--scope work" in done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)  # a training on a CPU, and a conversion
+def test_the_real_engine_makes_a_voice_elsewhere_and_converts_with_it(station: Any, tmp_path: Path) -> None:
+    sample = station.samples / "confbridge-pin-bad.flac"
+    station.start_server()
+    start_remote_worker(station)
+    dataset = station.upload(sample, name="anna")
+    small = {"width": 24, "content": "whisper-tiny", "pretrained": "none", "pitch": "dio", "batch_size": 4}
+    job = station.submit(dataset, name="anna", config=small | {"total_epochs": 1, "evaluate": "never"})
+    assert station.wait_for(job, "succeeded", "failed", seconds=700).status == "succeeded", station.words()
+    assert {"voice", "index"} <= downloaded(station, job.id, tmp_path / "files").keys()
+    done = station.cli("convert", str(sample), str(tmp_path / "out.flac"), "--voice", "anna", "--pitch", "dio")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.flac").stat().st_size > 1000
+    station.wait_until(lambda: not list((station.folder / "elsewhere" / "conversions").iterdir()), "no file left", 30)

@@ -128,7 +128,7 @@ def test_over_every_route_no_lock_is_held_while_a_connection_is_asked_for_nor_th
             ids = prepared(server, http)
             key_of = server.context.remote_workers.key_of
             keys = {"Worker-Key": key_of(ids["worker_id"]), "Lease-Key": key_of(ids["lease_id"])}
-            http.headers |= {"Worker-Protocol": str(PROTOCOL)} | keys
+            http.headers.update({"Worker-Protocol": str(PROTOCOL)} | keys)
             BODIES["POST /v1/jobs"] = {
                 "json": {"name": "anna", "dataset_id": ids["dataset_id"], "webhook": {"url": "http://127.0.0.1:9/"}},
                 "headers": {"Idempotency-Key": "once"},

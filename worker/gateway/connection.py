@@ -30,7 +30,7 @@ Progress = Callable[[], object]
 TIMEOUT = httpx.Timeout(60, connect=10)
 CHUNK_BYTES = 1 << 20
 PART_BYTES = 32 << 20
-"""Most bytes of a file in one request, so that a proxy with a limit for bodies can be told one."""
+"""Most bytes of a file in one request, for proxies with a limit on bodies."""
 ATTEMPTS = 5
 """Requests in a row that bring nothing of a file, until the server counts as unavailable."""
 

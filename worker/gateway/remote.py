@@ -31,7 +31,7 @@ from rvc_train.schemas.work.workers import (
     CalibrationReport,
     ConversionClaim,
     ConversionClaimed,
-    GpuReadings,
+    GpuReport,
     HandedBack,
     HeldLease,
     JobClaim,
@@ -215,7 +215,7 @@ class HttpWorker(RegisteredWorker):
             config=config,
             max_duration_seconds=leased.max_duration_seconds,
             step_seconds=leased.step_seconds,
-            previous_engine=previous and PreviousEngine(previous.pid, previous.started_at, previous.host),
+            previous_engine=None if previous is None else PreviousEngine(**previous.model_dump()),
             attempt_folder=home / "attempts" / f"{leased.token:06d}",
             lease_id=leased.lease_id,
             key=leased.key,
@@ -225,7 +225,7 @@ class HttpWorker(RegisteredWorker):
         )
 
     def _wait_seconds(self) -> float:
-        """How long a claim may wait: less where the worker ends by itself when it is idle."""
+        """Longest wait of a claim: less where the worker ends by itself when it is idle."""
         settings = self._settings
         most = MAX_WAIT_SECONDS if settings.exit_when_idle_seconds is None else settings.exit_when_idle_seconds
         return min(MAX_WAIT_SECONDS, settings.claim_wait_seconds, most)
@@ -265,7 +265,7 @@ class HttpWorker(RegisteredWorker):
         return HttpConversionLease.fetch(leased, self._gateway.folders.root, self._connection)
 
     def report_gpus(self, gpus: Sequence[GpuPublic]) -> None:
-        self._connection.send("PUT", f"{self._path}/gpus", self._headers, GpuReadings(gpus=list(gpus)))
+        self._connection.send("PUT", f"{self._path}/gpus", self._headers, GpuReport(gpus=list(gpus)))
 
     def deregister(self) -> None:
         try:
