@@ -55,7 +55,8 @@ def create_token(
     session: Session,
     owner: OwnerArgument,
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="read, submit (implies read), work (for a worker) or admin (everything); repeatable.")
+        list[Scope] | None,
+        typer.Option(help="read, submit (implies read), work (for a worker) or admin (everything); repeatable."),
     ] = None,
     name: Annotated[str, typer.Option(help="Purpose of the token, for lists.")] = "",
     days: Annotated[float | None, typer.Option(help="Days until it expires. Default: never.")] = None,
