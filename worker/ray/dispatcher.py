@@ -89,9 +89,10 @@ class Dispatcher:
                 self._start(name, job, jobs)
 
     def _note(self, name: str, end: Ended, *, is_queued: bool) -> None:
-        log = logger.info if end.exit_code in {ExitCode.DONE, ExitCode.HANDED_BACK} else logger.warning
+        is_as_usual = not is_queued or end.exit_code == ExitCode.HANDED_BACK
+        log = logger.info if is_as_usual else logger.warning
         log("worker ended", worker=name, exit_code=end.exit_code, node=end.node_id, last_lines=end.last_lines)
-        if is_queued and end.exit_code != ExitCode.HANDED_BACK:
+        if not is_as_usual:
             failed = self._failed.setdefault(name, _Failed())
             pause = min(FIRST_PAUSE_SECONDS * 2**failed.number, LONGEST_PAUSE_SECONDS)
             failed.number, failed.retry_at = failed.number + 1, time.monotonic() + pause
