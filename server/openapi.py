@@ -54,6 +54,7 @@ EXPOSED_HEADERS = sorted(_HEADERS.keys() - {"Set-Cookie"})
 _REQUIRED = frozenset({"Allow", "Content-Range", "Location", "Tus-Resumable", "WWW-Authenticate", "X-Request-ID"})
 """Headers that are always present where they are documented; the others may be missing."""
 _ERROR_HEADERS = {401: ["WWW-Authenticate"], 405: ["Allow"], 416: ["Content-Range"], 429: ["Retry-After"]}
+_OF_FILES = "ETag Last-Modified Repr-Digest Accept-Ranges"
 _GOOD_HEADERS = {
     "post /v1/jobs": "Location",
     "post /v1/jobs/{job_id}/retry": "Location",
@@ -80,7 +81,12 @@ _GOOD_HEADERS = {
     "get /v1/jobs/{job_id}/logs": "X-Log-End",
     "get /v1/jobs/{job_id}/artifacts/{name}": "ETag Last-Modified Repr-Digest Accept-Ranges Content-Disposition",
     "get /v1/jobs/{job_id}/artifacts.zip": "Accept-Ranges Content-Disposition",
-    "get /v1/jobs/{job_id}/previews/{name}": "ETag Last-Modified Repr-Digest Accept-Ranges",
+    "get /v1/jobs/{job_id}/previews/{name}": _OF_FILES,
+    "get /v1/worker/leases/{lease_id}/recordings/{name}": _OF_FILES,
+    "get /v1/worker/leases/{lease_id}/start/{name}": _OF_FILES,
+    "get /v1/worker/leases/{lease_id}/checkpoints/{name}": _OF_FILES,
+    "get /v1/worker/conversions/{lease_id}/voice/{name}": _OF_FILES,
+    "get /v1/worker/conversions/{lease_id}/recordings/{number}": _OF_FILES,
 }
 """Headers of responses below 300, besides `Link` of a list with pages and `Content-Range` of a part of a file."""
 _REQUEST_HEADERS = {
@@ -98,16 +104,22 @@ _TUS_VERSION = {
     "description": "Version of the protocol; 412 for others.",
     "schema": {"const": "1.0.0"},
 }
+_CONDITIONS = ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since")
 _ACCEPTED_HEADERS = {
-    "/v1/jobs/{job_id}/artifacts/{name}": ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"),
-    "/v1/jobs/{job_id}/previews/{name}": ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"),
-    "/v1/conversions/{conversion_id}/audio": ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"),
+    "/v1/jobs/{job_id}/artifacts/{name}": _CONDITIONS,
+    "/v1/jobs/{job_id}/previews/{name}": _CONDITIONS,
+    "/v1/conversions/{conversion_id}/audio": _CONDITIONS,
     "/v1/conversions/{conversion_id}/events": ("Last-Event-ID",),
-    "/v1/shared/{secret}/files/{name}": ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"),
-    "/v1/shared/{secret}/previews/{name}": ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"),
+    "/v1/shared/{secret}/files/{name}": _CONDITIONS,
+    "/v1/shared/{secret}/previews/{name}": _CONDITIONS,
     "/v1/jobs/{job_id}/logs": ("Range", "Last-Event-ID"),
     "/v1/jobs/{job_id}/events": ("Last-Event-ID",),
     "/v1/events": ("Last-Event-ID",),
+    "/v1/worker/leases/{lease_id}/recordings/{name}": _CONDITIONS,
+    "/v1/worker/leases/{lease_id}/start/{name}": _CONDITIONS,
+    "/v1/worker/leases/{lease_id}/checkpoints/{name}": _CONDITIONS,
+    "/v1/worker/conversions/{lease_id}/voice/{name}": _CONDITIONS,
+    "/v1/worker/conversions/{lease_id}/recordings/{number}": _CONDITIONS,
 }
 """Headers that GET reads from the request itself, invisible to FastAPI."""
 _KEY_PARAMETER = {

@@ -17,7 +17,7 @@ class Scope(StrEnum):
     SUBMIT = "submit"
     """Upload, submit, cancel, delete; and read."""
     WORK = "work"
-    """What a worker on another machine asks for, and nothing else."""
+    """Requests of a worker on another machine, and nothing else."""
     ADMIN = "admin"
     """Everything, for all owners."""
 

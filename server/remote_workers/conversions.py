@@ -31,7 +31,7 @@ class HeldConversion:
 
 
 class RemoteConversions:
-    """What workers on other machines ask for under leases on conversions."""
+    """Requests of workers on other machines under leases on conversions."""
 
     def __init__(self, queue: ConversionQueue, storage: Storage, keys: WorkerKeys, hashes: FileHashes) -> None:
         self._queue, self._storage, self._keys, self._hashes = queue, storage, keys, hashes

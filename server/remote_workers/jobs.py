@@ -36,7 +36,7 @@ from server.remote_workers.queue import waiting_jobs
 from server.results.checkpoints import BEST, EVALUATIONS, OTHERS, CorruptCheckpoint, StoredRun
 from server.results.checkpoints import StoredCheckpoints as JobCheckpoints
 from server.scheduling.queue import IS_QUEUED
-from server.storage.local import ORIGIN_FILE, Storage, StoredFile
+from server.storage.local import ARTIFACTS, ORIGIN_FILE, Storage, StoredFile
 
 GONE = "the job was deleted"
 
@@ -59,7 +59,7 @@ class HeldJob:
 
 
 class RemoteJobs:
-    """What workers on other machines ask for under leases on jobs."""
+    """Requests of workers on other machines under leases on jobs."""
 
     def __init__(self, jobs: JobService, storage: Storage, keys: WorkerKeys, hashes: FileHashes) -> None:
         self._jobs, self._storage, self._keys, self._hashes = jobs, storage, keys, hashes
@@ -162,7 +162,7 @@ class RemoteJobs:
         """Bytes that the server has of a file, and whether it is complete. Also of one that was recorded."""
         incoming = self.incoming(held)
         received = incoming.received(sha256)
-        recorded = self._attempt_folder(held) / "artifacts" / sha256
+        recorded = self._attempt_folder(held) / ARTIFACTS / sha256
         if recorded.is_file():
             return recorded.stat().st_size, True
         return received, incoming.is_complete(sha256)
@@ -239,10 +239,10 @@ class RemoteJobs:
         incoming, lease = self.incoming(held), held.lease
 
         def store(sha256: str) -> StoredFile:
-            recorded = self._attempt_folder(held) / "artifacts" / sha256
-            if not recorded.is_file() or incoming.is_complete(sha256):
-                recorded = incoming.complete(sha256)
-            return self._storage.take_artifact(lease.job_id, lease.token, recorded, sha256)
+            is_new = incoming.is_complete(sha256)  # which takes nothing but a sha256
+            recorded = self._attempt_folder(held) / ARTIFACTS / sha256
+            source = incoming.complete(sha256) if is_new or not recorded.is_file() else recorded
+            return self._storage.take_artifact(lease.job_id, lease.token, source, sha256)
 
         if any(names_files):
             held.require_valid()

@@ -7,7 +7,6 @@ all of its servers read it. Keys need no row, hold as long as what they open, an
 import hashlib
 import hmac
 import secrets
-import threading
 from collections.abc import Callable
 from datetime import datetime
 
@@ -26,7 +25,6 @@ class WorkerKeys:
     def __init__(self, engine: sa.Engine, clock: Callable[[], datetime]) -> None:
         self._engine, self._clock = engine, clock
         self._secret: bytes | None = None
-        self._lock = threading.Lock()
 
     def key_of(self, an_id: str) -> str:
         """The key of a worker or a lease, by its id."""
@@ -38,14 +36,14 @@ class WorkerKeys:
             raise NotFound(f"there is no worker and no lease {an_id} with this key; register and claim again")
 
     def _read_secret(self) -> bytes:
-        with self._lock:
-            if self._secret is None:
-                with write_session(self._engine) as session:
-                    advisory_lock(session, _NAME)
-                    policy = session.get(Policy, _NAME)
-                    if policy is None:
-                        value = {"secret": secrets.token_hex(32)}
-                        policy = Policy(name=_NAME, value=value, changed_at=self._clock())
-                        session.add(policy)
-                    self._secret = bytes.fromhex(policy.value["secret"])
-            return self._secret
+        """The installation's secret; threads that ask at the same time for the first time read the same."""
+        if self._secret is None:
+            with write_session(self._engine) as session:
+                advisory_lock(session, _NAME)
+                policy = session.get(Policy, _NAME)
+                if policy is None:
+                    value = {"secret": secrets.token_hex(32)}
+                    policy = Policy(name=_NAME, value=value, changed_at=self._clock())
+                    session.add(policy)
+            self._secret = bytes.fromhex(policy.value["secret"])
+        return self._secret

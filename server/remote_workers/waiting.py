@@ -27,7 +27,7 @@ class WaitingClaims:
     """Claims of one kind of work. For a single event loop."""
 
     def __init__(self, count_due: Callable[[int], int], is_stopping: Callable[[], bool]) -> None:
-        """`count_due`: how much work is due, at most the given number; called in a thread.
+        """`count_due`: amount of work that is due, at most the given number; called in a thread.
 
         `is_stopping`: whether the server stops: nothing waits any longer then.
         """
@@ -37,7 +37,7 @@ class WaitingClaims:
 
     @property
     def number(self) -> int:
-        """How many wait."""
+        """Number of claims that wait."""
         return len(self._waiting)
 
     async def turn(self, seconds: float) -> bool:

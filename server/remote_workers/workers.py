@@ -21,7 +21,7 @@ SHARE_OF_LEASE = 0.4
 
 
 class RemoteWorkers:
-    """What workers on other machines ask for beside their leases."""
+    """Requests of workers on other machines beside those under leases."""
 
     def __init__(
         self,

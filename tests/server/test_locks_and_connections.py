@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from fastapi.routing import iter_route_contexts
 
 from rvc_engine.events import Log
+from rvc_train.schemas.work.protocol import PROTOCOL
 from server.admin.weights import WeightsFetcher
 from server.database.clock import utc_now
 from server.database.dataset_tables import BaseWeights
@@ -44,6 +45,13 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH /v1/webhooks/{webhook_id}": {"json": {"is_enabled": False}},
     "PUT /v1/retention": {"json": {}},
     "PUT /v1/owners/{owner}/quota": {"json": {"max_jobs": 1000}},
+    "POST /v1/worker/workers/{worker_id}/claims": {"json": {}},
+    "POST /v1/worker/workers/{worker_id}/conversion-claims": {"json": {}},
+    "POST /v1/worker/workers/{worker_id}/heartbeat": {"json": {}},
+    "POST /v1/worker/statuses": {"json": {"job_ids": []}},
+    "POST /v1/worker/leases/{lease_id}/log": {"json": {"offset": 0, "text": "a line"}},
+    "POST /v1/worker/leases/{lease_id}/events": {"json": {"number": 1, "events": [{"type": "log", "message": "x"}]}},
+    "POST /v1/worker/leases/{lease_id}/finish": {"json": {"outcome": "success"}},
     "POST /v1/tokens": {"json": {"owner": "anna", "scopes": ["read"]}},
 }
 FIRST_TOKEN = "the-first-token-of-all"
@@ -103,6 +111,8 @@ def prepared(server: Any, http: httpx.Client) -> dict[str, str]:
         "name": "anna.pth",
         "number": "1",
         "code": "not_found",
+        "lease_id": f"{ended.id}.1",
+        "sha256": "0" * 64,
     }
 
 
@@ -116,6 +126,9 @@ def test_over_every_route_no_lock_is_held_while_a_connection_is_asked_for_nor_th
         watch.watch(server.context.engine)
         with server.client(Authorization=f"Bearer {FIRST_TOKEN}") as http:
             ids = prepared(server, http)
+            key_of = server.context.remote_workers.key_of
+            keys = {"Worker-Key": key_of(ids["worker_id"]), "Lease-Key": key_of(ids["lease_id"])}
+            http.headers.update({"Worker-Protocol": str(PROTOCOL)} | keys)
             BODIES["POST /v1/jobs"] = {
                 "json": {"name": "anna", "dataset_id": ids["dataset_id"], "webhook": {"url": "http://127.0.0.1:9/"}},
                 "headers": {"Idempotency-Key": "once"},

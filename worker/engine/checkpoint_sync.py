@@ -10,7 +10,7 @@ import structlog
 
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.workspace.layout import Workspace
-from worker.gateway.errors import LeaseLost, Unavailable
+from worker.gateway.errors import LeaseLost, SettingsRefused, Unavailable
 from worker.gateway.interface import JobLease
 
 logger = structlog.get_logger(__name__)
@@ -60,7 +60,7 @@ class CheckpointSync:
     def _copy(self) -> None:
         try:
             self._lease.store_checkpoint(self._workspace)
-        except (OSError, IncompatibleCheckpoint, LeaseLost, Unavailable) as error:
+        except (OSError, IncompatibleCheckpoint, LeaseLost, SettingsRefused, Unavailable) as error:
             logger.warning("a checkpoint was not copied", reason=str(error))
             with self._changed:
                 self._error = str(error)

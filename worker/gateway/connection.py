@@ -30,7 +30,7 @@ Progress = Callable[[], object]
 TIMEOUT = httpx.Timeout(60, connect=10)
 CHUNK_BYTES = 1 << 20
 PART_BYTES = 32 << 20
-"""Most bytes of a file in one request, so that a proxy with a limit for bodies can be told one."""
+"""Most bytes of a file in one request, for proxies with a limit on bodies."""
 ATTEMPTS = 5
 """Requests in a row that bring nothing of a file, until the server counts as unavailable."""
 
@@ -156,14 +156,15 @@ class Connection:
             return
         partial = target.with_name(f".{target.name}.{file.sha256[:16]}.part")
         target.parent.mkdir(parents=True, exist_ok=True)
-        num_failures = 0
-        while (have := partial.stat().st_size if partial.exists() else -1) != file.size_bytes:
+        num_failures, fault = 0, Unavailable(f"the server ends {file.name} before its end")
+        while (have := _size(partial)) != file.size_bytes:
+            if num_failures >= ATTEMPTS:
+                raise fault
             try:
                 self._download_from(max(0, have), path, headers, file, partial, on_progress)
-            except Unavailable:
-                num_failures = 0 if partial.exists() and partial.stat().st_size > max(0, have) else num_failures + 1
-                if num_failures >= ATTEMPTS or have < 0:
-                    raise
+            except Unavailable as error:
+                fault = error
+            num_failures = 0 if _size(partial) > have else num_failures + 1
         on_progress()
         if sha256_of(partial) != file.sha256:
             partial.unlink()
@@ -245,6 +246,11 @@ class DamagedFile(Unavailable):
 
 class _Interrupted(Unavailable):
     """The server has another part of the file than was thought, or it arrived damaged."""
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1 for one that is not there."""
+    return path.stat().st_size if path.exists() else -1
 
 
 def is_file(path: Path, file: WorkFile) -> bool:

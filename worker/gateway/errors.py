@@ -16,7 +16,7 @@ class Unavailable(Exception):
     """The server, or what it stands on, does not answer for now. The same call may succeed later."""
 
     def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
-        """`retry_after_seconds`: how long the server asks to wait; None: it did not ask."""
+        """`retry_after_seconds`: wait that the server asks for; None: it did not ask."""
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
 

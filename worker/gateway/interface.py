@@ -65,7 +65,7 @@ class JobLease(ABC):
     attempt_folder: Path
     """Folder on this machine for files of this attempt alone; it exists, and goes when the job is deleted."""
     on_progress: Callable[[], object] = lambda: None
-    """Called again and again while files are on their way, which may take long."""
+    """Called again and again while files of `inputs`, `restore_checkpoint` and `record` are on their way."""
 
     @abstractmethod
     def renew(self) -> None:

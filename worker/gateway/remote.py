@@ -17,25 +17,27 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from rvc_engine.calibration.results import Calibration
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import FailureCode
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_train.schemas.jobs import JobStatus
-from rvc_train.schemas.work.protocol import MAX_WAIT_SECONDS, WORKER_KEY_HEADER, is_compatible
+from rvc_train.schemas.work.leases import OutcomeReport
+from rvc_train.schemas.work.protocol import LEASE_KEY_HEADER, MAX_WAIT_SECONDS, WORKER_KEY_HEADER, is_compatible
 from rvc_train.schemas.work.workers import (
     CalibrationNeed,
     CalibrationReport,
     ConversionClaim,
     ConversionClaimed,
-    GpuReadings,
+    GpuReport,
     HandedBack,
     HeldLease,
     JobClaim,
     JobClaimed,
     JobStatuses,
+    LeasedJob,
     NeverClaimed,
     StatusesWanted,
     WorkerBeat,
@@ -182,14 +184,35 @@ class HttpWorker(RegisteredWorker):
         if answer.lease is None:
             return None
         leased = answer.lease
+        lease = self._lease(leased)
+        try:
+            lease.attempt_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            with contextlib.suppress(LeaseLost):
+                lease.finish(WorkerFault(FailureCode.DISK_FULL, f"the worker's folder cannot be written: {error}"))
+            raise
+        return lease
+
+    def _lease(self, leased: LeasedJob) -> "HttpJobLease":
+        """The lease of an answer. SettingsRefused, and the job goes back, for a config of a newer version."""
+        try:
+            config = TrainingConfig.model_validate(leased.config)
+        except ValidationError as error:
+            headers = {LEASE_KEY_HEADER: leased.key}
+            report = OutcomeReport(outcome="released", message="its worker does not know the job's config")
+            self._connection.send("POST", f"/leases/{leased.lease_id}/finish", headers, report)
+            raise SettingsRefused(
+                f"the job {leased.job_id} has a config that this version does not know ({error.errors()[0]['msg']}); "
+                "install the server's version here"
+            ) from error
         previous = leased.previous_engine
-        home = root / leased.job_id
-        lease = HttpJobLease(
+        home = self._gateway.folders.root / leased.job_id
+        return HttpJobLease(
             job_id=leased.job_id,
             token=leased.token,
             attempt=leased.attempt,
             voice=leased.voice,
-            config=TrainingConfig.model_validate(leased.config),
+            config=config,
             max_duration_seconds=leased.max_duration_seconds,
             step_seconds=leased.step_seconds,
             previous_engine=previous and PreviousEngine(previous.pid, previous.started_at, previous.host),
@@ -200,16 +223,9 @@ class HttpWorker(RegisteredWorker):
             connection=self._connection,
             statuses=self._gateway.statuses,
         )
-        try:
-            lease.attempt_folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            with contextlib.suppress(LeaseLost):
-                lease.finish(WorkerFault(FailureCode.DISK_FULL, f"the worker's folder cannot be written: {error}"))
-            raise
-        return lease
 
     def _wait_seconds(self) -> float:
-        """How long a claim may wait: less where the worker ends by itself when it is idle."""
+        """Longest wait of a claim: less where the worker ends by itself when it is idle."""
         settings = self._settings
         most = MAX_WAIT_SECONDS if settings.exit_when_idle_seconds is None else settings.exit_when_idle_seconds
         return min(MAX_WAIT_SECONDS, settings.claim_wait_seconds, most)
@@ -249,7 +265,7 @@ class HttpWorker(RegisteredWorker):
         return HttpConversionLease.fetch(leased, self._gateway.folders.root, self._connection)
 
     def report_gpus(self, gpus: Sequence[GpuPublic]) -> None:
-        self._connection.send("PUT", f"{self._path}/gpus", self._headers, GpuReadings(gpus=list(gpus)))
+        self._connection.send("PUT", f"{self._path}/gpus", self._headers, GpuReport(gpus=list(gpus)))
 
     def deregister(self) -> None:
         try:

@@ -30,7 +30,7 @@ from rvc_train.schemas.work.leases import (
 )
 from rvc_train.schemas.work.protocol import LEASE_KEY_HEADER
 from rvc_train.schemas.work.workers import WorkFile
-from worker.gateway.connection import Connection, DamagedFile
+from worker.gateway.connection import Connection, DamagedFile, Progress
 from worker.gateway.errors import Unavailable
 from worker.gateway.interface import JobLease, LogSink
 from worker.gateway.remote_log import RemoteLog
@@ -155,7 +155,7 @@ class HttpJobLease(JobLease):
                     raise IncompatibleCheckpoint(f"{newest.file} {fault}: it does not match its manifest")
                 hashes = {name: sha256_of(path) for name, path in files.items()}
                 for name, path in files.items():
-                    self._send(path, path.stat().st_size, hashes[name])
+                    self._send(path, path.stat().st_size, hashes[name], lambda: None)  # in a thread beside the loop
         except FileNotFoundError:  # the engine has finished another one, whose event follows, or the job was deleted
             logger.debug("a checkpoint was superseded", workspace=str(workspace.root))
             return
@@ -182,8 +182,8 @@ class HttpJobLease(JobLease):
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _send(self, source: Path, size: int, sha256: str) -> None:
-        self.connection.upload(self._path, self._headers, source, size, sha256, self.on_progress)
+    def _send(self, source: Path, size: int, sha256: str, on_progress: Progress) -> None:
+        self.connection.upload(self._path, self._headers, source, size, sha256, on_progress)
 
     # Reports
 
@@ -197,7 +197,7 @@ class HttpJobLease(JobLease):
                 source = Path(artifact.path)
                 sha256, size = sha256_of(source), source.stat().st_size
                 artifact.check(size, sha256)
-                self._send(source, size, sha256)
+                self._send(source, size, sha256, self.on_progress)
                 events = [artifact.model_copy(update={"path": sha256})]
             case [PreviewReady() as preview]:
                 named = {"audio": preview.audio, "picture": preview.picture, "recording": preview.recording}
@@ -205,7 +205,7 @@ class HttpJobLease(JobLease):
                 for name, path in named.items():
                     source = Path(path)
                     sent[name] = sha256_of(source)
-                    self._send(source, source.stat().st_size, sent[name])
+                    self._send(source, source.stat().st_size, sent[name], self.on_progress)
                 events = [preview.model_copy(update=sent)]
         rows = [event.model_dump(mode="json", exclude_none=True) for event in events]
         report = EventsReport(number=write, events=rows)

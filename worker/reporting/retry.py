@@ -10,8 +10,8 @@ from worker.gateway.errors import Unavailable, first_line, is_transient
 
 T = TypeVar("T")
 
-LONGEST_PAUSE_SECONDS = 60.0
-"""Longest wait that a server may ask for."""
+LONGEST_PAUSE_SECONDS = 10.0
+"""Longest wait that a server may ask for: a worker that is to stop notices that after it."""
 
 
 def _requested_pause(error: BaseException) -> float | None:

@@ -30,7 +30,7 @@ class WorkInputs(ResponseModel):
 
 
 class FileReceived(ResponseModel):
-    """How much of a file the server has."""
+    """Part of a file that the server has."""
 
     received_bytes: int
     is_complete: bool
@@ -116,7 +116,7 @@ class ConversionBeat(RequestModel):
 
 
 class ConversionBeatAnswer(ResponseModel):
-    """What to do."""
+    """Answer to the heartbeat of a conversion."""
 
     is_over: bool
     """Whether the conversion was cancelled or deleted."""

@@ -69,7 +69,7 @@ class WorkerBeat(RequestModel):
 
 
 class WorkerBeatAnswer(ResponseModel):
-    """What a worker is to do."""
+    """Answer to a heartbeat: commands for the worker."""
 
     drain: Drain | None
     """Mode in which the worker is drained."""
@@ -190,7 +190,7 @@ class NeverClaimed(ResponseModel):
     """Reason why it cannot, now or later; null where it may."""
 
 
-class GpuReadings(RequestModel):
+class GpuReport(RequestModel):
     """Reading of a worker's GPUs."""
 
     gpus: list[GpuPublic] = Field(max_length=1024)

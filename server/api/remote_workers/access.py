@@ -1,4 +1,4 @@
-"""What every request of a worker shows: the version of the exchange, and the key of what it is about."""
+"""Checks of every request of a worker: the version of the exchange, and the key of what it is about."""
 
 from importlib.metadata import version
 from typing import Annotated

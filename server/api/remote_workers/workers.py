@@ -17,7 +17,7 @@ from rvc_train.schemas.work.workers import (
     CalibrationReport,
     ConversionClaim,
     ConversionClaimed,
-    GpuReadings,
+    GpuReport,
     HandedBack,
     JobClaim,
     JobClaimed,
@@ -79,7 +79,7 @@ def store_calibration(report: CalibrationReport, context: Context) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/workers", operation_id="worker_register", status_code=201)
+@router.post("/workers", operation_id="worker_register")
 @requires(Scope.WORK)
 def register(worker: WorkerRegistration, context: Context) -> WorkerRegistered:
     """Register a worker. Its further requests show the key in the answer."""
@@ -106,14 +106,14 @@ def hand_back(worker_id: str, context: Context, key: WorkerKey) -> HandedBack:
 @router.post("/workers/{worker_id}/heartbeat", operation_id="worker_heartbeat")
 @requires(Scope.WORK)
 def heartbeat(worker_id: str, beat: WorkerBeat, context: Context, key: WorkerKey) -> WorkerBeatAnswer:
-    """Renew the registration of a worker and its lease on a job; the answer has what to do. A lost lease is told."""
+    """Renew the registration of a worker and its lease on a job; the answer has what to do. A lost lease is part of it."""
     context.remote_workers.check(worker_id, key)
     return context.remote_workers.beat(worker_id, beat.lease)
 
 
 @router.put("/workers/{worker_id}/gpus", operation_id="worker_report_gpus", status_code=204, responses=documented(507))
 @requires(Scope.WORK)
-def report_gpus(worker_id: str, reading: GpuReadings, context: Context, key: WorkerKey) -> Response:
+def report_gpus(worker_id: str, reading: GpuReport, context: Context, key: WorkerKey) -> Response:
     """Replace the reading of a worker's GPUs."""
     context.remote_workers.check(worker_id, key)
     with full_disk_as_no_space():
@@ -137,7 +137,7 @@ def why_never_claimed(
 @router.post("/workers/{worker_id}/claims", operation_id="worker_claim_job", responses=documented(507))
 @requires(Scope.WORK)
 async def claim_job(worker_id: str, claim: JobClaim, request: Request, context: Context, key: WorkerKey) -> JobClaimed:
-    """Claim the next job that a worker can run; waits for one as long as the request says."""
+    """Claim the next job that a worker can run; waits for one up to the seconds in the request."""
     await to_write(context.remote_workers.check, worker_id, key)
     drain = await to_write(context.remote_workers.beat_by_claim, worker_id)
 
@@ -157,7 +157,7 @@ async def claim_job(worker_id: str, claim: JobClaim, request: Request, context: 
 async def claim_conversion(
     worker_id: str, claim: ConversionClaim, request: Request, context: Context, key: WorkerKey
 ) -> ConversionClaimed:
-    """Claim the next conversion; waits for one as long as the request says."""
+    """Claim the next conversion; waits for one up to the seconds in the request."""
     await to_write(context.remote_workers.check, worker_id, key)
 
     def attempt() -> ConversionClaimed | None:

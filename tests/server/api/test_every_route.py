@@ -17,7 +17,7 @@ from server.api.authorization import OWNED_PARAMS, UNOWNED_PARAMS, check_access,
 from server.app import create_app
 from server.settings import ServerSettings
 
-READ, SUBMIT, ADMIN = "read", "submit", "admin"
+READ, SUBMIT, WORK, ADMIN = "read", "submit", "work", "admin"
 FIRST = "the-first-token-of-all"
 OPEN = "open"
 
@@ -38,7 +38,7 @@ WANTED = {
     "HEAD /openapi.json": OPEN,
     "GET /livez": OPEN,
     "GET /readyz": OPEN,
-    "GET /metrics": "any token",
+    "GET /metrics": "any token but a worker's",
     "POST /v1/session": OPEN,
     "POST /v1/session/code": READ,
     "DELETE /v1/session": READ,
@@ -129,14 +129,48 @@ WANTED = {
     "PUT /v1/owners/{owner}/quota": ADMIN,
     "DELETE /v1/owners/{owner}/quota": ADMIN,
     "GET /v1/audit": ADMIN,
+    "GET /v1/worker/server": WORK,
+    "POST /v1/worker/statuses": WORK,
+    "GET /v1/worker/calibration": WORK,
+    "PUT /v1/worker/calibration": WORK,
+    "POST /v1/worker/workers": WORK,
+    "DELETE /v1/worker/workers/{worker_id}": WORK,
+    "POST /v1/worker/workers/{worker_id}/hand-back": WORK,
+    "POST /v1/worker/workers/{worker_id}/heartbeat": WORK,
+    "PUT /v1/worker/workers/{worker_id}/gpus": WORK,
+    "GET /v1/worker/workers/{worker_id}/never-claimed": WORK,
+    "POST /v1/worker/workers/{worker_id}/claims": WORK,
+    "POST /v1/worker/workers/{worker_id}/conversion-claims": WORK,
+    "POST /v1/worker/leases/{lease_id}/renew": WORK,
+    "GET /v1/worker/leases/{lease_id}/inputs": WORK,
+    "GET /v1/worker/leases/{lease_id}/recordings/{name}": WORK,
+    "GET /v1/worker/leases/{lease_id}/start/{name}": WORK,
+    "GET /v1/worker/leases/{lease_id}/checkpoints": WORK,
+    "GET /v1/worker/leases/{lease_id}/checkpoints/{name}": WORK,
+    "POST /v1/worker/leases/{lease_id}/checkpoints": WORK,
+    "GET /v1/worker/leases/{lease_id}/files/{sha256}": WORK,
+    "PUT /v1/worker/leases/{lease_id}/files/{sha256}": WORK,
+    "PUT /v1/worker/leases/{lease_id}/engine": WORK,
+    "POST /v1/worker/leases/{lease_id}/events": WORK,
+    "POST /v1/worker/leases/{lease_id}/log": WORK,
+    "POST /v1/worker/leases/{lease_id}/finish": WORK,
+    "GET /v1/worker/conversions/{lease_id}/voice/{name}": WORK,
+    "GET /v1/worker/conversions/{lease_id}/recordings/{number}": WORK,
+    "GET /v1/worker/conversions/{lease_id}/files/{sha256}": WORK,
+    "PUT /v1/worker/conversions/{lease_id}/files/{sha256}": WORK,
+    "POST /v1/worker/conversions/{lease_id}/heartbeat": WORK,
+    "POST /v1/worker/conversions/{lease_id}/finish": WORK,
+    "POST /v1/worker/conversions/{lease_id}/fail": WORK,
+    "POST /v1/worker/conversions/{lease_id}/release": WORK,
     "POST /v1/tokens": ADMIN,
     "GET /v1/tokens": ADMIN,
     "GET /v1/tokens/{token_id}": ADMIN,
     "DELETE /v1/tokens/{token_id}": ADMIN,
 }
 """The scope of each route. A new route must be added here."""
-ALLOWS = {None: {OPEN}, READ: {OPEN, "any token", READ}, SUBMIT: {OPEN, "any token", READ, SUBMIT}}
-ALLOWS[ADMIN] = ALLOWS[SUBMIT] | {ADMIN}
+BUT_WORKERS = WANTED["GET /metrics"]
+ALLOWS = {None: {OPEN}, READ: {OPEN, BUT_WORKERS, READ}, SUBMIT: {OPEN, BUT_WORKERS, READ, SUBMIT}, WORK: {OPEN, WORK}}
+ALLOWS[ADMIN] = ALLOWS[SUBMIT] | {WORK, ADMIN}
 
 
 def routes_of(app: Any) -> dict[str, Any]:
@@ -153,7 +187,7 @@ def test_every_route_is_listed_with_its_scope(tmp_path: Path) -> None:
     routes = routes_of(create_app(ServerSettings(data_folder=tmp_path)))
     assert set(routes) == set(WANTED)
     declared = {route: required_scope(endpoint) for route, endpoint in routes.items()}
-    guarded = {route: wanted for route, wanted in WANTED.items() if wanted in {READ, SUBMIT, ADMIN}}
+    guarded = {route: wanted for route, wanted in WANTED.items() if wanted in {READ, SUBMIT, WORK, ADMIN}}
     assert {route: declared[route] for route in guarded} == guarded
 
 
@@ -161,10 +195,10 @@ def test_of_every_part_of_a_path_it_is_known_whose_it_is(tmp_path: Path) -> None
     parts = {part for route in WANTED for part in re.findall(r"\{(\w+)\}", route)}
     assert parts <= set(OWNED_PARAMS) | UNOWNED_PARAMS
     alone = {part: {WANTED[route] for route in WANTED if f"{{{part}}}" in route} for part in ("worker_id", "token_id")}
-    assert alone == {"worker_id": {ADMIN}, "token_id": {ADMIN}}
+    assert alone == {"worker_id": {ADMIN, WORK}, "token_id": {ADMIN}}
 
 
-@pytest.mark.parametrize("scope", [None, READ, SUBMIT, ADMIN])
+@pytest.mark.parametrize("scope", [None, READ, SUBMIT, WORK, ADMIN])
 def test_each_scope_opens_just_its_doors(guarded: Any, holder: Callable[..., httpx.Client], scope: str | None) -> None:
     with guarded.client() if scope is None else holder("tester", scope) as client:
         for route, wanted in WANTED.items():
@@ -176,7 +210,7 @@ def test_each_scope_opens_just_its_doors(guarded: Any, holder: Callable[..., htt
             expected = (401, "unauthorized") if scope is None else (403, "scope_missing")
             problem = {} if method == "HEAD" else answer.json()
             assert (answer.status_code, problem.get("code", expected[1])) == expected, route
-            assert scope is None or method == "HEAD" or wanted in problem["detail"], route
+            assert scope is None or method == "HEAD" or wanted == BUT_WORKERS or wanted in problem["detail"], route
 
 
 def path_of(pattern: str, **ids: str) -> str:
