@@ -63,4 +63,4 @@ def ray(
     }
     options = json.dumps({name: value for name, value in given.items() if value is not None})
     settings = {"RVC_TRAIN_WORKER_SERVER": server} | ({"RVC_TRAIN_TOKEN": token} if token else {})
-    become("worker.ray", options, extra="ray", needs="ray", settings=settings)
+    become("worker.ray", options, extra="ray", needs="ray", program="dispatcher", settings=settings)

@@ -40,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
 
 def server() -> None:
     """Run only the server, until SIGTERM or Ctrl-C. `up` runs a server and workers."""
-    _become("server", extra="server")
+    become("server", extra="server")
 
 
 def worker(
@@ -92,7 +92,7 @@ def worker(
     }
     settings = {f"RVC_TRAIN_{name}": str(value) for name, value in given.items() if value is not None}
     needs = "psutil" if (server or os.environ.get(REMOTE)) else "sqlmodel"
-    _become("worker", extra="all", needs=needs, settings=settings)
+    become("worker", extra="all", needs=needs, settings=settings)
 
 
 def _folder_of_remote_worker(server: str | None) -> Path | None:
@@ -104,22 +104,24 @@ def _folder_of_remote_worker(server: str | None) -> Path | None:
 
 def admin(context: typer.Context) -> None:
     """Administer the server on its own machine: doctor, backup, adopt, gc, migrate, force-fail, token."""
-    _become("server.admin", *context.args, extra="server")
+    become("server.admin", *context.args, extra="server")
 
 
-def _become(
+def become(
     module: str,
     *arguments: str,
     extra: str,
     needs: str = "sqlmodel",
+    program: str | None = None,
     settings: Mapping[str, str] = MappingProxyType({}),
 ) -> NoReturn:
     """Replace this process by a program, or print the command that installs it and exit.
 
-    `needs`: a library that is there where the program is installed.
+    `needs`: a library that is there where the program is installed. `program`: its name for users, where that is not
+    the module's.
     """
     if find_spec(needs) is None:
-        name = module.partition(".")[0]
+        name = program or module.partition(".")[0]
         echo(f"error: the {name} is not installed here; install it with: {install_command(extra)}", err=True)
         sys.exit(exit_codes.USAGE)
     collision = name_collision(module.partition(".")[0])

@@ -7,7 +7,7 @@ import pytest
 
 from rvc_train.schemas.jobs import JobStatus
 
-pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]  # warnings are Ray's
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]  # warnings are Ray's
 
 QUEUED, RUNNING, SUCCEEDED, CANCELLED = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.SUCCEEDED, JobStatus.CANCELLED
 
