@@ -17,7 +17,6 @@ from rvc_train.cli.commands import (
     demo,
     evaluations,
     jobs,
-    ray,
     services,
     setup,
     up,
@@ -45,7 +44,6 @@ up.add_to(app)
 setup.add_to(app)
 demo.add_to(app)
 services.add_to(app)
-ray.add_to(app)
 
 
 @app.callback()
