@@ -1,7 +1,7 @@
 """The Ray cluster: its nodes, and the actors that run workers there.
 
 The actors are detached and have names, so that they go on without the dispatcher and the next one finds them. Ray
-restarts none of them: retries are the server's, whose leases say who may run a job.
+restarts none of them: retries are the server's, by its leases on jobs.
 """
 
 from collections.abc import Iterator

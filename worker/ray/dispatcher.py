@@ -26,7 +26,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 300.0
 
 
 class Queue(Protocol):
-    """What the dispatcher asks of the server."""
+    """The server's part: jobs that are due, and statuses."""
 
     def waiting(self) -> Sequence[WaitingJob]:
         """The first jobs that are due."""
@@ -36,7 +36,7 @@ class Queue(Protocol):
 
 
 class Cluster(Protocol):
-    """What the dispatcher asks of Ray; see `worker.ray.cluster`."""
+    """Ray's part; see `worker.ray.cluster`."""
 
     @property
     def names(self) -> set[str]: ...

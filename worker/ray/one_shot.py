@@ -22,7 +22,7 @@ _NUM_LINES = 3
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker is started with. The token is not shown where Ray or Python write the order."""
+    """Settings that a worker is started with. The token is not shown where Ray or Python write the order."""
 
     server: str
     token: SecretStr
@@ -55,7 +55,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a worker ended."""
+    """End of a worker."""
 
     exit_code: int | None
     """As in `worker.limits.ExitCode`; negative: the number of a signal; None: with its node, or by Ray."""

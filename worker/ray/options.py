@@ -6,7 +6,7 @@ from worker.settings import GIB, Labels
 
 
 class DispatcherOptions(BaseModel):
-    """What each worker reserves on the cluster, and how many there are at most."""
+    """Resources that each worker reserves on the cluster, and the most workers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

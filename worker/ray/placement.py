@@ -1,4 +1,4 @@
-"""What a job's worker reserves on the cluster."""
+"""Resources that a job's worker reserves on the cluster."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -14,7 +14,7 @@ _KEY = re.compile(r"([a-z0-9.-]{1,253}/)?" + _VALUE.pattern)
 
 
 class NoPlace(Exception):
-    """No node could take the job; the message says why."""
+    """No node could take the job, for the reason in the message."""
 
 
 @dataclass(frozen=True)
