@@ -37,8 +37,6 @@ class Site:
     """A server with a Ray cluster beside it. Workers reach the server by HTTP alone."""
 
     def __init__(self, folder: Path, shop: Any) -> None:
-        from ray.cluster_utils import Cluster
-
         self.folder, self.shop = folder, shop
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -47,8 +45,20 @@ class Site:
         self.server: subprocess.Popen[bytes] | None = None
         self.nodes: dict[str, Any] = {}
         self._numbers = itertools.count()
+        self.cluster = self._start_cluster()
+
+    @staticmethod
+    def _start_cluster() -> Any:
+        """A head without resources. Ray gives a node 30 s to start, which are too few for a machine with other work."""
+        from ray.cluster_utils import Cluster
+
         head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(3):
+            try:
+                return Cluster(initialize_head=True, head_node_args=head)
+            except Exception as error:  # noqa: BLE001 - of no kind of its own
+                print(error)
+        raise AssertionError("Ray does not start; see above")
 
     # The cluster
 
