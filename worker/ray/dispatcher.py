@@ -90,8 +90,11 @@ class Dispatcher:
 
     def _note(self, name: str, end: Ended, *, is_queued: bool) -> None:
         is_as_usual = not is_queued or end.exit_code == ExitCode.HANDED_BACK
-        log = logger.info if is_as_usual else logger.warning
-        log("worker ended", worker=name, exit_code=end.exit_code, node=end.node_id, last_lines=end.last_lines)
+        fields = {"worker": name, "exit_code": end.exit_code, "node": end.node_id, "last_lines": end.last_lines}
+        if is_as_usual:
+            logger.info("worker ended", **fields)
+        else:
+            logger.warning("worker ended, and its job still waits", **fields)
         if not is_as_usual:
             failed = self._failed.setdefault(name, _Failed())
             pause = min(FIRST_PAUSE_SECONDS * 2**failed.number, LONGEST_PAUSE_SECONDS)
