@@ -53,6 +53,8 @@ class WorkerSettings(BaseSettings):
     """Folder of recordings, workspaces, logs and artifacts; the same as the server's."""
     database_url: str | None = None
     """SQLAlchemy URL; None: the SQLite file `rvc-train.db` in the data folder."""
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
     worker_server: str | None = None
     """Address of a server on another machine: files are exchanged with it, and the database is not opened. None: the
     server that has the same data folder and database."""
@@ -60,7 +62,6 @@ class WorkerSettings(BaseSettings):
     """Token with the scope `work` for that server."""
     claim_wait_seconds: float = Field(default=25, ge=0)
     """Longest wait of an idle worker's request to that server; less where a proxy ends requests sooner."""
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     """Name of the worker in lists."""

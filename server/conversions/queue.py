@@ -130,7 +130,8 @@ class ConversionQueue:
         """Number of conversions that wait, up to a limit."""
         waiting = sa.select(sa.literal(1)).where(col(Conversion.status) == S.WAITING).limit(limit)
         with read_session(self._engine) as session:
-            return session.execute(sa.select(sa.func.count()).select_from(waiting.subquery())).scalar_one()
+            number: int = session.execute(sa.select(sa.func.count()).select_from(waiting.subquery())).scalar_one()
+            return number
 
     def _next(self, session: Session, worker_id: str) -> int | None:
         """Number of the conversion that was claimed now."""

@@ -101,7 +101,7 @@ class LeaseOperations:
             return why_never_claimed(session, job_id, worker_id)
 
     def regain(self, lease: Lease) -> bool:
-        """Give a lease back that ran out while its worker was away, if no other one has taken the job; whether it was."""
+        """Give back a lease that ran out while its worker was away, if no other has taken the job; whether it was."""
         with write_session(self._store.engine) as session:
             return regain(session, self._store, lease)
 

@@ -69,7 +69,8 @@ class RemoteJobs:
         """Number of queued jobs that are due, up to a limit. Cheap: idle workers ask for it all the time."""
         is_due = sa.select(sa.literal(1)).where(IS_QUEUED, col(Job.not_before) <= self._jobs.clock()).limit(limit)
         with read_session(self._jobs.engine) as session:
-            return session.execute(sa.select(sa.func.count()).select_from(is_due.subquery())).scalar_one()
+            number: int = session.execute(sa.select(sa.func.count()).select_from(is_due.subquery())).scalar_one()
+            return number
 
     def waiting(self, limit: int) -> list[WaitingJob]:
         """The first queued jobs that are due, and what they need."""

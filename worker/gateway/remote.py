@@ -215,7 +215,7 @@ class HttpWorker(RegisteredWorker):
             config=config,
             max_duration_seconds=leased.max_duration_seconds,
             step_seconds=leased.step_seconds,
-            previous_engine=previous and PreviousEngine(previous.pid, previous.started_at, previous.host),
+            previous_engine=None if previous is None else PreviousEngine(**previous.model_dump()),
             attempt_folder=home / "attempts" / f"{leased.token:06d}",
             lease_id=leased.lease_id,
             key=leased.key,

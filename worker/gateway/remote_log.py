@@ -70,11 +70,11 @@ class RemoteLog:
             except (OSError, Unavailable) as error:
                 logger.warning("lines of the log wait for the server", reason=first_line(error))
                 pause = min(2 * pause, 10.0)
+                if self._is_over:
+                    time.sleep(SEND_SECONDS)
             except Exception:
                 logger.exception("lines of the log are not sent any more")
                 return
-                if self._is_over:
-                    time.sleep(SEND_SECONDS)
             with self._changed:
                 self._changed.wait_for(lambda: self._is_over, pause)
 

@@ -106,7 +106,7 @@ def hand_back(worker_id: str, context: Context, key: WorkerKey) -> HandedBack:
 @router.post("/workers/{worker_id}/heartbeat", operation_id="worker_heartbeat")
 @requires(Scope.WORK)
 def heartbeat(worker_id: str, beat: WorkerBeat, context: Context, key: WorkerKey) -> WorkerBeatAnswer:
-    """Renew the registration of a worker and its lease on a job; the answer has what to do. A lost lease is part of it."""
+    """Renew the registration of a worker and its lease on a job; the answer has commands, or that the lease is lost."""
     context.remote_workers.check(worker_id, key)
     return context.remote_workers.beat(worker_id, beat.lease)
 
