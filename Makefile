@@ -1,5 +1,5 @@
-# demo: a voice from the sample recordings. test: all tests. test-install, test-containers, test-clients, test-windows: the tests
-# that need a network, Docker, programs of other people or a Python for Windows. screenshots: pictures of the page. check:
+# demo: a voice from the sample recordings. test: all tests. test-install, test-containers, test-clients, test-windows,
+# test-cluster: the tests that need a network, Docker, programs of other people, a Python for Windows or Ray. screenshots: pictures of the page. check:
 # format, lint, types, dependencies, import contracts, documentation, tests.
 # docs: the documentation site. dist, images: what a release consists of.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY = PASSIVE
 
 .PHONY: setup browser demo dist images catalogue synchronous docs screenshots \
   test test-system test-pipeline test-models test-engine test-service test-programs test-long soak \
-  test-install test-containers test-clients test-windows lint types types-win32 types-darwin check bench bench-gpu clean
+  test-install test-containers test-clients test-windows test-cluster lint types types-win32 types-darwin check bench bench-gpu clean
 
 setup: browser .venv/.developer
 
@@ -139,6 +139,11 @@ test-containers: .venv/.developer
 test-windows: .venv/.developer
 	$(BIN)/python -m tests.windows $(if $(LONG),--long $(filter tests/%,$(LONG)))
 
+# A cluster of Ray on this machine with made-up GPUs, whose nodes, dispatcher and server are killed. Ray is installed into the user's
+# cache folder; where it cannot be, this is left out.
+test-cluster: .venv/.developer
+	$(BIN)/python -m tests.worker.ray
+
 types: .venv/.developer
 	$(BIN)/mypy
 
@@ -150,9 +155,9 @@ lint: .venv/.developer
 	$(BIN)/ruff check .
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target types types-win32 types-darwin
 	$(BIN)/lint-imports
-	$(BIN)/deptry rvc_train --optional-dependencies-dev-groups all,server,engine,pm,postgres,onnx,quality,tensorboard,dev,docs --ignore DEP002
+	$(BIN)/deptry rvc_train --optional-dependencies-dev-groups all,ray,server,engine,pm,postgres,onnx,quality,tensorboard,dev,docs --ignore DEP002
 	$(BIN)/deptry server worker --optional-dependencies-dev-groups all,engine,pm,postgres,onnx,quality,tensorboard,dev,docs --ignore DEP002
-	$(BIN)/deptry rvc_engine --optional-dependencies-dev-groups all,server,postgres,dev,docs --ignore DEP002
+	$(BIN)/deptry rvc_engine --optional-dependencies-dev-groups all,ray,server,postgres,dev,docs --ignore DEP002
 	$(BIN)/deptry rvc_train rvc_engine server worker --optional-dependencies-dev-groups dev,docs
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 

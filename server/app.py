@@ -40,6 +40,7 @@ from server.api.conversions import audio, conversions
 from server.api.jobs import estimates, evaluations, events, feed, jobs, logs, queue, results
 from server.api.remote_workers import conversions as remote_conversion_routes
 from server.api.remote_workers import jobs as remote_job_routes
+from server.api.remote_workers import queue as remote_queue_routes
 from server.api.remote_workers import workers as remote_worker_routes
 from server.api.voices import bundles, links, shared, voices
 from server.auth.audit import AuditTrail
@@ -156,6 +157,7 @@ _MODULES = (
     tokens,
     session,
     remote_worker_routes,
+    remote_queue_routes,
     remote_job_routes,
     remote_conversion_routes,
 )

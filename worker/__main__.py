@@ -108,7 +108,8 @@ def set_up_logging(level: str) -> None:
     """
     logging.raiseExceptions = False
     logging.basicConfig(level=level.upper(), format="%(message)s", stream=sys.stderr)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for chatty in ("alembic", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -24,7 +24,8 @@ def default_conversion_command() -> list[str]:
     return python_command("rvc_engine", "serve-conversions")
 
 
-_LABELS = TypeAdapter(Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)])
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)]
+_LABELS = TypeAdapter(Labels)
 
 
 def parse_labels(text: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from rvc_train.schemas.work.leases import (
     StoredCheckpoints,
     WorkInputs,
 )
+from rvc_train.schemas.work.queue import WaitingJob
 from rvc_train.schemas.work.workers import EngineBefore, LeasedJob, WorkFile
 from server.database.engine import read_session
 from server.database.tables import Attempt, Job
@@ -31,6 +32,7 @@ from server.jobs.service import JobService
 from server.remote_workers.files import FileHashes, IncomingFiles, plain_file
 from server.remote_workers.keys import WorkerKeys
 from server.remote_workers.log import LogAppender
+from server.remote_workers.queue import waiting_jobs
 from server.results.checkpoints import BEST, EVALUATIONS, OTHERS, CorruptCheckpoint, StoredRun
 from server.results.checkpoints import StoredCheckpoints as JobCheckpoints
 from server.scheduling.queue import IS_QUEUED
@@ -69,6 +71,11 @@ class RemoteJobs:
         with read_session(self._jobs.engine) as session:
             number: int = session.execute(sa.select(sa.func.count()).select_from(is_due.subquery())).scalar_one()
             return number
+
+    def waiting(self, limit: int) -> list[WaitingJob]:
+        """The first queued jobs that are due, and what they need."""
+        with read_session(self._jobs.engine) as session:
+            return waiting_jobs(session, self._jobs.clock(), limit)
 
     def claim(self, worker_id: str, *, is_repeated: bool, job_id: str | None) -> LeasedJob | None:
         """Claim the next job. SchemaChanged, OSError."""

@@ -1,9 +1,10 @@
-"""`rvc-train server`, `worker` and `admin`: the server-side programs, each by itself.
+"""`rvc-train server`, `worker`, `ray` and `admin`: the server-side programs, each by itself.
 
 None is imported: this process is replaced by the program, started as `rvc-train up` does, so that signals, standard
 output and the exit code are the program's own.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("server", epilog=_SETTINGS.format(examples=examples))(server)
     examples = "RVC_TRAIN_DATA_FOLDER and RVC_TRAIN_DEVICE"
     app.command("worker", epilog=_SETTINGS.format(examples=examples))(worker)
+    app.command("ray")(ray)
     any_arguments = {"allow_extra_args": True, "ignore_unknown_options": True}
     app.command("admin", add_help_option=False, context_settings=any_arguments)(admin)
 
@@ -107,6 +109,60 @@ def _folder_of_remote_worker(server: str | None) -> Path | None:
     return default_data_folder() / "remote-worker"
 
 
+# Long because of its list of options.
+def ray(
+    server: Annotated[str, typer.Option(metavar="URL", envvar="RVC_TRAIN_WORKER_SERVER", help="Server with the jobs.")],
+    token: Annotated[
+        str | None,
+        typer.Option(metavar="TOKEN", help="Token with the scope work for that server; better in RVC_TRAIN_TOKEN."),
+    ] = None,
+    address: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address of the Ray cluster; auto: the one of this machine.")
+    ] = "auto",
+    gpus_per_job: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="GPUs of a job that asks for none or one: 0.25 puts four on a GPU, 0 takes CPUs."
+        ),
+    ] = None,
+    cpus_per_job: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="CPUs of a job, and threads of its engine.")
+    ] = None,
+    memory_per_job: Annotated[
+        float | None, typer.Option(metavar="GIB", help="Main memory of a job; without it none is reserved.")
+    ] = None,
+    gpus_per_node: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="GPUs of the largest node, with those that the autoscaler can start."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Label that all nodes count as having; repeatable."),
+    ] = None,
+    max_workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most workers at a time.")] = None,
+    max_waiting: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Most workers that wait for a place at a time.")
+    ] = None,
+) -> None:
+    """Run a worker on a Ray cluster for each job that is due, until SIGTERM or Ctrl-C; what runs then goes on."""
+    labels = dict(each.partition("=")[::2] for each in label or [])
+    if not all(each.partition("=")[1] for each in label or []) or any("," in each for each in label or []):
+        raise typer.BadParameter("a label is KEY=VALUE, without a comma")
+    given = {
+        "address": address,
+        "gpus_per_job": gpus_per_job,
+        "cpus_per_job": cpus_per_job,
+        "memory_per_job": memory_per_job,
+        "gpus_per_node": gpus_per_node,
+        "labels": labels or None,
+        "max_workers": max_workers,
+        "max_waiting": max_waiting,
+    }
+    options = json.dumps({name: value for name, value in given.items() if value is not None})
+    settings = {"RVC_TRAIN_WORKER_SERVER": server} | ({"RVC_TRAIN_TOKEN": token} if token else {})
+    _become("worker.ray", options, extra="ray", needs="ray", program="dispatcher", settings=settings)
+
+
 def admin(context: typer.Context) -> None:
     """Administer the server on its own machine: doctor, backup, adopt, gc, migrate, force-fail, token."""
     _become("server.admin", *context.args, extra="server")
@@ -117,14 +173,16 @@ def _become(
     *arguments: str,
     extra: str,
     needs: str = "sqlmodel",
+    program: str | None = None,
     settings: Mapping[str, str] = MappingProxyType({}),
 ) -> NoReturn:
     """Replace this process by a program, or print the command that installs it and exit.
 
-    `needs`: a library that is there where the program is installed.
+    `needs`: a library that is there where the program is installed. `program`: its name for users, where that is not
+    the module's.
     """
     if find_spec(needs) is None:
-        name = module.partition(".")[0]
+        name = program or module.partition(".")[0]
         echo(f"error: the {name} is not installed here; install it with: {install_command(extra)}", err=True)
         sys.exit(exit_codes.USAGE)
     collision = name_collision(module.partition(".")[0])

@@ -130,6 +130,7 @@ WANTED = {
     "DELETE /v1/owners/{owner}/quota": ADMIN,
     "GET /v1/audit": ADMIN,
     "GET /v1/worker/server": WORK,
+    "GET /v1/worker/queue": WORK,
     "POST /v1/worker/statuses": WORK,
     "GET /v1/worker/calibration": WORK,
     "PUT /v1/worker/calibration": WORK,
