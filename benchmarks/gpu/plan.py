@@ -1,5 +1,6 @@
 """The parts of the benchmark with their shares of the time, and what a part's process is told. No torch."""
 
+import importlib.util
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -67,6 +68,14 @@ def say(name: str, value: float | None, unit: str, notes: str = "", reference: f
     if reference is not None and value is not None:
         line |= {"reference": float(f"{reference:.5g}"), "ratio": round(reference / value, 3) if value else None}
     print(json.dumps(line | ({"notes": notes} if notes else {})), flush=True)
+
+
+def is_missing(package: str) -> bool:
+    """Whether this Python lacks a package."""
+    try:
+        return importlib.util.find_spec(package) is None
+    except ModuleNotFoundError:
+        return True
 
 
 def leave_out(name: str, package: str) -> None:

@@ -1,7 +1,6 @@
 """Runs the parts one after the other, each in a process that is ended when its share of the time has passed."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import queue
@@ -14,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks.gpu.plan import Part, Plan
+from benchmarks.gpu.plan import Part, Plan, is_missing
 
 ROOT = Path(__file__).parents[2]
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -95,7 +94,7 @@ class _Child:
 
     def __init__(self, command: Sequence[str]) -> None:
         search = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        if importlib.util.find_spec("pydantic") is None:
+        if is_missing("pydantic"):
             search.append(str(STAND_INS))
         environment = {
             **os.environ,
