@@ -1,4 +1,4 @@
-"""The parts of the benchmark with their shares of the time, and what a part's process is told. No torch."""
+"""The parts of the benchmark with their shares of the time, and the plan for the process of a part. No torch."""
 
 import importlib.util
 import json
@@ -34,7 +34,7 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What a part's process is told."""
+    """Device and time of the process of a part."""
 
     device: str
     ends_at: float
@@ -79,5 +79,5 @@ def is_missing(package: str) -> bool:
 
 
 def leave_out(name: str, package: str) -> None:
-    """Print that something is left out, for want of a package or because the device is no GPU."""
+    """Print that something is left out, since a package is missing or the device is no GPU."""
     print(json.dumps({"name": name, "left_out": package}), flush=True)

@@ -18,7 +18,7 @@ from benchmarks.gpu.plan import Part, Plan, is_missing
 ROOT = Path(__file__).parents[2]
 STAND_INS = Path(__file__).parent / "stand_ins"
 MARGIN_SECONDS, MARGIN_SHARE = 5.0, 0.1
-"""A part is told to end so long before it is ended."""
+"""The plan of a part ends so long before its process is ended."""
 KILL_SECONDS = 5.0
 """Longest wait for the end of a killed process: one inside a driver that hangs cannot be ended."""
 PROBE_SECONDS = 60.0
@@ -51,7 +51,7 @@ class Runner:
             self._kept.flush()
 
     def probe(self, command: Command = own_command) -> Line | None:
-        """What the device is, from a process of its own; None where it is missing or hangs, which is said."""
+        """Properties of the device, read by a process of its own; None where it is missing or hangs."""
         lines = self.run_part("device", min(PROBE_SECONDS, self._ends_at - time.monotonic()), command)
         return next((line for line in lines if "torch" in line), None)
 

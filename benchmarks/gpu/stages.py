@@ -32,7 +32,7 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
 
 
 def _needs(package: str, name: str) -> bool:
-    """Whether a package is there; otherwise its absence is said."""
+    """Whether a package is there; prints a line where it is missing."""
     if is_missing(package):
         leave_out(name, f"needs the package {package}")
         return False
