@@ -169,9 +169,9 @@ bench: .venv/.developer
 	$(BIN)/python -m benchmarks $(REFERENCE:%=--reference %) $(REFERENCE_PYTHON:%=--reference-python %) \
 	  $(RECORDINGS:%=--recordings %) $(FEATURES:%=--features %)
 
-# Training on the first CUDA device, beside a plain rendering of the reference's way. RECORDINGS: a folder, in place of the samples.
+# The first CUDA device within eight minutes; any Python with PyTorch does the same without .venv: python -m benchmarks.gpu.
 bench-gpu: .venv/.developer
-	$(BIN)/python -m benchmarks.gpu $(RECORDINGS:%=--recordings %)
+	$(BIN)/python -m benchmarks.gpu
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -25,7 +25,7 @@ class ExitCode(IntEnum):
 
 @dataclass
 class _Record:
-    """What a worker's places did together."""
+    """Jobs and idle time of all places of a worker."""
 
     statuses: dict[str, JobStatus | None] = field(default_factory=dict)
     """Status of each job after this worker's last attempt; None for one that was deleted."""

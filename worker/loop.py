@@ -154,7 +154,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Device:
-    """What the places share: engine of the conversions, which the first place serves, and calibration."""
+    """Parts that the places share: engine of the conversions, which the first place serves, and calibration."""
 
     trainings: Trainings
     conversion_engines: ConversionEngines

@@ -1,12 +1,11 @@
 """The device, and the packages that are missing."""
 
-import importlib.util
 import json
 import platform
 
 import torch
 
-from benchmarks.gpu.plan import Plan
+from benchmarks.gpu.plan import Plan, is_missing
 
 OPTIONAL = ("pydantic", "psutil", "faiss", "av", "pyworld", "swift_f0", "safetensors")
 
@@ -23,5 +22,5 @@ def device(plan: Plan) -> None:
         memory = round(facts.total_memory / 1e9, 1)
         line |= {"device": facts.name, "capability": f"{facts.major}.{facts.minor}", "memory_gb": memory}
         line |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    missing = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
+    missing = [name for name in OPTIONAL if is_missing(name)]
     print(json.dumps(line | {"missing_packages": missing}), flush=True)

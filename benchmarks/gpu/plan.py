@@ -1,5 +1,6 @@
-"""The parts of the benchmark with their shares of the time, and what a part's process is told. No torch."""
+"""The parts of the benchmark with their shares of the time, and the plan for the process of a part. No torch."""
 
+import importlib.util
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -33,7 +34,7 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What a part's process is told."""
+    """Device and time of the process of a part."""
 
     device: str
     ends_at: float
@@ -69,6 +70,14 @@ def say(name: str, value: float | None, unit: str, notes: str = "", reference: f
     print(json.dumps(line | ({"notes": notes} if notes else {})), flush=True)
 
 
+def is_missing(package: str) -> bool:
+    """Whether this Python lacks a package."""
+    try:
+        return importlib.util.find_spec(package) is None
+    except ModuleNotFoundError:
+        return True
+
+
 def leave_out(name: str, package: str) -> None:
-    """Print that something is left out, for want of a package or because the device is no GPU."""
+    """Print that something is left out, since a package is missing or the device is no GPU."""
     print(json.dumps({"name": name, "left_out": package}), flush=True)

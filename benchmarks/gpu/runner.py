@@ -1,7 +1,6 @@
 """Runs the parts one after the other, each in a process that is ended when its share of the time has passed."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import queue
@@ -14,12 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks.gpu.plan import Part, Plan
+from benchmarks.gpu.plan import Part, Plan, is_missing
 
 ROOT = Path(__file__).parents[2]
 STAND_INS = Path(__file__).parent / "stand_ins"
 MARGIN_SECONDS, MARGIN_SHARE = 5.0, 0.1
-"""A part is told to end so long before it is ended."""
+"""The plan of a part ends so long before its process is ended."""
 KILL_SECONDS = 5.0
 """Longest wait for the end of a killed process: one inside a driver that hangs cannot be ended."""
 PROBE_SECONDS = 60.0
@@ -52,7 +51,7 @@ class Runner:
             self._kept.flush()
 
     def probe(self, command: Command = own_command) -> Line | None:
-        """What the device is, from a process of its own; None where it is missing or hangs, which is said."""
+        """Properties of the device, read by a process of its own; None where it is missing or hangs."""
         lines = self.run_part("device", min(PROBE_SECONDS, self._ends_at - time.monotonic()), command)
         return next((line for line in lines if "torch" in line), None)
 
@@ -95,7 +94,7 @@ class _Child:
 
     def __init__(self, command: Sequence[str]) -> None:
         search = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        if importlib.util.find_spec("pydantic") is None:
+        if is_missing("pydantic"):
             search.append(str(STAND_INS))
         environment = {
             **os.environ,

@@ -1,6 +1,5 @@
 """Index, content and pitch of a voice of ten minutes, with weights of noise: the time is that of published ones."""
 
-import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.plan import Plan, leave_out, say
+from benchmarks.gpu.plan import Plan, is_missing, leave_out, say
 from rvc_engine.compute.accelerators import set_current, synchronize
 from rvc_engine.index.device_kmeans import DeviceMeans, nearest
 
@@ -33,11 +32,11 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
 
 
 def _needs(package: str, name: str) -> bool:
-    """Whether a package is there; otherwise its absence is said."""
-    is_there = importlib.util.find_spec(package) is not None
-    if not is_there:
+    """Whether a package is there; prints a line where it is missing."""
+    if is_missing(package):
         leave_out(name, f"needs the package {package}")
-    return is_there
+        return False
+    return True
 
 
 def index(plan: Plan) -> None:

@@ -66,7 +66,7 @@ def _expect(process: "subprocess.Popen[str]", word: str) -> str:
 
 
 def voice(plan: Plan) -> None:
-    """One of the trainings: warm up, wait for the others, and take steps for so long as is said."""
+    """One of the trainings: warm up, wait for the others, and take steps for the given time."""
     number = int(sys.stdin.readline())
     bench = Bench(plan)
     if number > 1:

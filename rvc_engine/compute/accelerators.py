@@ -136,7 +136,7 @@ def limit_memory(device: torch.device, num_bytes: int) -> None:
 
 
 class _Share:
-    """The share of this process in its devices: an equal one of `num_jobs`, as `share_memory` was told."""
+    """The share of this process in its devices: an equal one of `num_jobs`, set by `share_memory`."""
 
     num_jobs = 1
 

@@ -129,12 +129,18 @@ def _engine(_settings: ServerSettings) -> Iterator[Finding]:
 
 def _shares(device: str, memory_bytes: int, jobs: str) -> Iterator[Finding]:
     """Check the memory for several jobs at once on a device; a worker refuses other values itself."""
-    if jobs.isdecimal() and int(jobs) > 1:
-        share = memory_bytes / int(jobs)
-        state: State = "ok" if share >= MIN_SHARE_BYTES else "fault"
-        advice = "" if state == "ok" else f"; a job needs {MIN_SHARE_BYTES / GIB:.0f} GiB, so choose fewer"
-        text = f"{device}: RVC_TRAIN_JOBS_PER_DEVICE={jobs} leaves each job {share / GIB:.1f} GiB"
-        yield Finding("gpu", state, text + advice)
+    if not jobs.isdecimal() or int(jobs) <= 1:
+        return
+    share = memory_bytes / int(jobs)
+    if share >= MIN_SHARE_BYTES:
+        yield Finding("gpu", "ok", f"{device}: each of {jobs} jobs at once has {share / GIB:.1f} GiB")
+    else:
+        yield Finding(
+            "gpu",
+            "fault",
+            f"{device}: RVC_TRAIN_JOBS_PER_DEVICE={jobs} leaves each job {share / GIB:.1f} GiB, and a job needs "
+            f"{MIN_SHARE_BYTES / GIB:.0f} GiB; set it to a smaller number",
+        )
 
 
 def _weights(settings: ServerSettings) -> Iterator[Finding]:
