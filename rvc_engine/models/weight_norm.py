@@ -7,7 +7,6 @@ PyTorch's own helpers are either deprecated or name their parameters otherwise; 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -132,6 +131,10 @@ def cached_weights(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None
             layer._cached = layer._cached_bias = None
 
 
+MAX_GROUP_ELEMENTS = 2**24
+"""Weights that are computed as one matrix at most: a backward pass holds two more matrices of that size (64 MiB)."""
+
+
 class CastConv1d(nn.Conv1d):
     """`nn.Conv1d` without weight norm, whose weight and bias `weights_at_once` casts with the others of its model."""
 
@@ -176,21 +179,28 @@ class _WeightsAtOnce(torch.autograd.Function):
         directions, gains = ctx.saved_tensors[:num_layers], ctx.saved_tensors[num_layers : 2 * num_layers]
         groups = _groups(directions, gains)
         matrices = [gains[0].new_empty(sum(map(len, group)), group[0][0].numel()) for group, _ in groups]
-        wide = [part for matrix, (group, _) in zip(matrices, groups, strict=True) for part in _layers(matrix, group)]
-        wide += [torch.empty_like(gradient, dtype=ctx.dtype) for gradient in gradients[num_layers:]]
-        torch._foreach_copy_(wide, gradients)
+        plain = [torch.empty_like(gradient, dtype=ctx.dtype) for gradient in gradients[num_layers:]]
+        parts = [part for matrix, (group, _) in zip(matrices, groups, strict=True) for part in _layers(matrix, group)]
+        torch._foreach_copy_([*parts, *plain], gradients)
+        del parts  # so that each matrix is freed once it is used
         of_directions: list[Tensor] = []
         of_gains: list[Tensor] = []
         for (group, gain), norm in zip(groups, ctx.saved_tensors[2 * num_layers :], strict=True):
             v, g = torch.ops.aten._weight_norm_interface_backward(matrices.pop(0), _rows(group), gain, norm, 0)
             of_directions += _layers(v, group)
             of_gains += [part.view(-1, *[1] * (v.ndim - 1)) for part, v in zip(_split(g, group), group, strict=True)]
-        return None, None, *of_directions, *of_gains, *wide[num_layers:]
+        return None, None, *of_directions, *of_gains, *plain
 
 
-def _groups(directions: Sequence[Tensor], gains: Sequence[Tensor]) -> list[tuple[tuple[Tensor, ...], Tensor]]:
+def _groups(directions: Sequence[Tensor], gains: Sequence[Tensor]) -> list[tuple[list[Tensor], Tensor]]:
     """weight_v of layers with rows of one length, and all their weight_g (rows, 1)."""
-    groups = [tuple(group) for _, group in groupby(directions, key=lambda v: v[0].numel())]
+    groups: list[list[Tensor]] = []
+    for v in directions:
+        is_alike = bool(groups) and groups[-1][0][0].numel() == v[0].numel()
+        if is_alike and sum(each.numel() for each in groups[-1]) + v.numel() <= MAX_GROUP_ELEMENTS:
+            groups[-1].append(v)
+        else:
+            groups.append([v])
     rows = torch.cat([gain.flatten() for gain in gains]).unsqueeze(1)
     return list(zip(groups, rows.split([sum(map(len, group)) for group in groups]), strict=True))
 

@@ -22,10 +22,12 @@ from rvc_engine.models.backend import (
     PeriodConvolution,
     backend_for,
     conv1d_channels_last,
+    gated_activation,
     use_backend,
     weight_gradient,
 )
 from rvc_engine.models.discriminators import Discriminators
+from rvc_engine.models.encoders import PosteriorEncoder
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d, cached_weights, weights_at_once
 from rvc_engine.training.step import training_step
@@ -214,6 +216,32 @@ def test_weights_computed_at_once_give_the_very_gradients_of_each_by_itself(name
     assert all(layer._cached is None and layer._cached_bias is None for layer in layers)
 
 
+def test_plain_convolutions_are_cast_with_those_under_weight_norm() -> None:
+    torch.manual_seed(0)
+    net = PosteriorEncoder(20, 8, 4)
+    use_backend(net, PYTORCH)
+    inputs = torch.rand(2, 20, 12), torch.ones(2, 1, 12), torch.randn(2, 4, 1), torch.randn(2, 8, 12)
+    found = []
+    for at_once in (False, True):
+        net.zero_grad()
+        with Precision("fp16", "cpu").autocast(), weights_at_once(net, torch.float16) if at_once else nullcontext():
+            assert (net.pre._cached is not None) == at_once
+            latent, _, log_std = net(*inputs)
+        (latent.square().sum() + log_std.sum()).backward()
+        found.append([latent.detach(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)])
+    assert len(found[0]) == 1 + len(list(net.parameters()))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+
+
+def test_a_gate_is_tanh_times_sigmoid_with_the_gradients_of_its_values() -> None:
+    x, condition = drawn(2, 6, 5), drawn(2, 6, 1)
+    wave, gate = (x + condition).chunk(2, dim=1)
+    assert torch.allclose(gated_activation(x, condition), wave.tanh() * gate.sigmoid(), rtol=1e-12)
+    assert torch.autograd.gradcheck(gated_activation, (x, condition))
+    with torch.no_grad():
+        assert torch.allclose(gated_activation(x, condition), wave.tanh() * gate.sigmoid(), rtol=1e-12)
+
+
 def test_cached_weights_are_dropped_also_when_memory_runs_out() -> None:
     layer = WeightNormConv2d(2, 2, 3)
     before = layer.weight().clone()
@@ -236,6 +264,15 @@ def test_the_feature_losss_gradient_is_the_exact_sign_of_every_difference(dtype:
     difference = fake.detach().double() - real.double()
     assert loss.item() == pytest.approx(2 * float(difference.abs().mean()), rel=1e-3)
     assert torch.equal(fake.grad, (difference.sign() * (2 / fake.numel())).to(dtype))
+
+
+def test_losses_of_scores_are_sums_of_each_discriminators_mean() -> None:
+    scores = [drawn(4, 7), drawn(4, 30), drawn(4, 1)]
+    real_and_fake = [score.chunk(2) for score in scores]
+    expected = sum((1 - real).square().mean() + fake.square().mean() for real, fake in real_and_fake)
+    assert torch.allclose(losses.discriminator_loss(scores), expected, rtol=1e-12)
+    expected = sum((1 - score).square().mean() for score in scores)
+    assert torch.allclose(losses.generator_loss([(score, []) for score in scores]), expected, rtol=1e-12)
 
 
 # --- which format a CPU gets

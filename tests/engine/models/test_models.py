@@ -8,6 +8,7 @@ import torch
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.models.attention import MASK_FILL, WINDOW, RelativeAttention
 from rvc_engine.models.decoder import SineSource
 from rvc_engine.models.discriminators import Discriminators
 from rvc_engine.models.encoders import frame_mask
@@ -81,6 +82,28 @@ def test_sine_source_is_noise_where_unvoiced() -> None:
     wave = source.sine(torch.tensor([[0.0, 200.0]]), noise)
     assert torch.allclose(wave[:, :400], noise[:, :400] * 0.1 / 3)
     assert (wave[:, 400:] - noise[:, 400:] * 0.003).abs().max() > 0.09
+
+
+@pytest.mark.parametrize("frames", [1, 7, WINDOW, 30])
+def test_attention_has_a_term_for_each_distance_within_its_window(frames: int) -> None:
+    torch.manual_seed(0)
+    attention = RelativeAttention(8).double()
+    x = torch.randn(2, 8, frames, dtype=torch.float64)
+    is_padding = torch.zeros(2, 1, frames, frames, dtype=torch.bool)
+    is_padding[1, :, :, frames // 2 + 1 :] = True
+
+    query, key, value = (
+        conv(x).view(2, 2, 4, frames) for conv in (attention.conv_q, attention.conv_k, attention.conv_v)
+    )
+    near_key, near_value = (torch.zeros(frames, frames, 4, dtype=torch.float64) for _ in range(2))
+    for i in range(frames):
+        for j in range(max(0, i - WINDOW), min(frames, i + WINDOW + 1)):
+            near_key[i, j] = attention.emb_rel_k[0, j - i + WINDOW]
+            near_value[i, j] = attention.emb_rel_v[0, j - i + WINDOW]
+    scores = torch.einsum("bhdi,bhdj->bhij", query, key) + torch.einsum("bhdi,ijd->bhij", query, near_key)
+    share = (scores / 2).masked_fill(is_padding, MASK_FILL).softmax(-1)  # 2: the root of a head's size
+    mixed = torch.einsum("bhij,bhdj->bhdi", share, value) + torch.einsum("bhij,ijd->bhdi", share, near_value)
+    assert torch.allclose(attention(x, is_padding), attention.conv_o(mixed.flatten(1, 2)), rtol=1e-10)
 
 
 def test_cut_segments_takes_each_clips_own_stretch() -> None:

@@ -21,7 +21,7 @@ from rvc_engine.pitch.neural.rmvpe_model import log_mel as rmvpe_mel
 
 CONFIG = TrainingConfig(width=24, pretrained="none")
 RATE = 16_000
-MAX_KERNELS, MAX_CASTS = 4000, 580
+MAX_KERNELS, MAX_CASTS = 2500, 125
 """Operations of a step of v2 40k in float16, and copies between formats among them. The number does not depend on the
 width."""
 
