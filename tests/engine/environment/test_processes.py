@@ -1,6 +1,5 @@
 """Child processes on the system that the tests run on: groups, requests to stop, ends, predecessors."""
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from rvc_engine.environment.processes import NO_INPUT, PIPE, ProcessGroup, descr
 from rvc_engine.environment.windows_jobs import EXIT_CPU_TIME, Limits
 
 on_windows = pytest.mark.skipif(sys.platform != "win32", reason="job objects and consoles are of Windows")
-IS_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 enforced = pytest.mark.skipif(IS_WINE, reason="Wine keeps no limits of job objects")
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 WITH_CHILD = f"import subprocess, sys, time; print(subprocess.Popen({SLEEP!r}).pid, flush=True); time.sleep(300)"
@@ -32,6 +30,7 @@ print("saved", flush=True)
 PARENT = f"""
 import os, sys, time
 from rvc_engine.environment.processes import PIPE, ProcessGroup
+from tests.systems import IS_WINE
 child = ProcessGroup([sys.executable, "-c", {STOPPING!r}], os.environ, stdin=PIPE, stdout=PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
