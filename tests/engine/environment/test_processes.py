@@ -13,6 +13,7 @@ import pytest
 from rvc_engine.child_processes import inherited_environment
 from rvc_engine.environment.processes import NO_INPUT, PIPE, ProcessGroup, describe_exit, end_process, process_identity
 from rvc_engine.environment.windows_jobs import EXIT_CPU_TIME, Limits
+from tests.systems import IS_WINE
 
 on_windows = pytest.mark.skipif(sys.platform != "win32", reason="job objects and consoles are of Windows")
 enforced = pytest.mark.skipif(IS_WINE, reason="Wine keeps no limits of job objects")
@@ -30,7 +31,6 @@ print("saved", flush=True)
 PARENT = f"""
 import os, sys, time
 from rvc_engine.environment.processes import PIPE, ProcessGroup
-from tests.systems import IS_WINE
 child = ProcessGroup([sys.executable, "-c", {STOPPING!r}], os.environ, stdin=PIPE, stdout=PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
