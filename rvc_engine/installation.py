@@ -1,8 +1,6 @@
 """Install command for an extra of this package in the running environment. No torch."""
 
 import json
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from urllib.request import url2pathname
 
 import typer
 
+from rvc_engine.environment.shells import shell_words
 from rvc_engine.translation.messages import use_language
 from rvc_engine.translation.programs import echo, take_language
 
@@ -51,22 +50,17 @@ def missing_package_reported(extra: str) -> Iterator[None]:
 
 def _requirement(extra: str) -> str:
     if (FOLDER / "pyproject.toml").is_file():  # a checkout, installed as editable or not at all
-        return f"-e {_quoted(f'{FOLDER}[{extra}]')}"
+        return f"-e {shell_words(f'{FOLDER}[{extra}]')}"
     ours = distribution(DISTRIBUTION)
     origin = json.loads(ours.read_text("direct_url.json") or "{}")
     address = origin.get("url", "")
     if not address:
-        return _quoted(f"./rvc_train-{ours.version}-py3-none-any.whl[{extra}]")
+        return shell_words(f"./rvc_train-{ours.version}-py3-none-any.whl[{extra}]")
     if "vcs_info" in origin:
-        return _quoted(f"{DISTRIBUTION}[{extra}] @ {origin['vcs_info']['vcs']}+{address}")
+        return shell_words(f"{DISTRIBUTION}[{extra}] @ {origin['vcs_info']['vcs']}+{address}")
     if urlsplit(address).scheme != "file":
-        return _quoted(f"{DISTRIBUTION}[{extra}] @ {address}")
-    return _quoted(f"{url2pathname(urlsplit(address).path)}[{extra}]")
-
-
-def _quoted(argument: str) -> str:
-    """The argument quoted for the platform's shell; a POSIX shell expands the brackets of an extra as a pattern."""
-    return subprocess.list2cmdline([argument]) if sys.platform == "win32" else shlex.quote(argument)
+        return shell_words(f"{DISTRIBUTION}[{extra}] @ {address}")
+    return shell_words(f"{url2pathname(urlsplit(address).path)}[{extra}]")
 
 
 def show_version(is_given: bool) -> None:

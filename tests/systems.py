@@ -1,5 +1,6 @@
 """What some tests need and Windows has not: one reason each, by which `make test-windows` counts its skips."""
 
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import psutil
 import pytest
 
 IS_WINDOWS = sys.platform == "win32"
+IS_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 
 links = pytest.mark.skipif(IS_WINDOWS, reason="Windows makes symbolic links for administrators alone")
 modes = pytest.mark.skipif(IS_WINDOWS, reason="Windows has access lists in place of modes")

@@ -5,7 +5,6 @@ by a second Ctrl-C.
 """
 
 import re
-import shlex
 from contextlib import ExitStack, closing, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +19,7 @@ from rvc_engine.cli.main import config_from, settings_from, usage_error
 from rvc_engine.cli.missing_weights import SCRATCH, MissingWeightsRemedy
 from rvc_engine.cli.option_words import OptionWords
 from rvc_engine.config import ContentEncoder, PitchEstimator, TrainingConfig
+from rvc_engine.environment.shells import shell_words
 from rvc_engine.errors import EngineError, InvalidDataset
 from rvc_engine.events import EXIT_FAILED, EXIT_RESTART, EXIT_SUCCEEDED, Event, Log, Succeeded, Warned
 from rvc_engine.machine import Machine, default_weights_folder
@@ -53,7 +53,7 @@ class PipelineCommand(TyperCommand):
             words = ["-e", name, "-v", version, "--skip-training", *(["-o", root] if root else [])]
             raise usage_error(
                 "the arguments of train_index.py are options here: use "
-                f"`python rvc_training_pipeline.py {shlex.join(words)}`"
+                f"`python rvc_training_pipeline.py {shell_words(*words)}`"
             )
         return super().parse_args(ctx, args)
 
@@ -253,7 +253,7 @@ def pipeline(
         )
         sink = stack.enter_context(open_report(workspace, terminal or EventLines(switch), words=words))
         report = RunReport(sink, workspace)
-        report(Log(level="debug", message=f"options: {shlex.join(context.meta[__name__])}"))
+        report(Log(level="debug", message=f"options: {shell_words(*context.meta[__name__])}"))
         show = (lambda _share, _text: None) if terminal is None else terminal.show
         may_choose = not (pretrain_g or pretrain_d) and "pretrained" not in config.model_fields_set
         remedy = MissingWeightsRemedy(dataset, workspace, machine, report, show, switch, may_choose, not skip_training)
@@ -319,7 +319,7 @@ def _voice_name(text: str, logs: Path) -> str:
         path = Path(name)
         advice = ""
         if path.name != name and path.is_dir():
-            advice = f"; for the run in {path} use {shlex.join(['--logs', str(folder), '-e', path.name])}"
+            advice = f"; for the run in {path} use {shell_words('--logs', str(folder), '-e', path.name)}"
         raise usage_error(f"-e/--exp_dir: {error}{advice}") from error
 
 

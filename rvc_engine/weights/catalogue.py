@@ -6,7 +6,6 @@ and modification time, so that a start does not read gigabytes. Downloads: `rvc_
 
 import functools
 import os
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rvc_engine.config import SampleRate, Version
 from rvc_engine.environment.files import replace, sync_folder
+from rvc_engine.environment.shells import shell_words
 from rvc_engine.errors import InvalidConfig, MissingWeights
 from rvc_engine.machine import default_weights_folder
 from rvc_engine.weights.assets import PUBLISHED_WEIGHTS
@@ -218,7 +218,7 @@ class Weights:
 
     def ways_to_get(self, name: str, otherwise: str | None = None) -> str:
         """Instructions to get the weights of an id, or an alternative; a sentence without its full stop."""
-        here = "" if self.folder == default_weights_folder() else f" --weights {shlex.quote(str(self.folder))}"
+        here = "" if self.folder == default_weights_folder() else f" --weights {shell_words(str(self.folder))}"
         fetch, taken = f"rvc-engine weights fetch {name}{here}", f"rvc-engine weights import FOLDER{here}"
         if otherwise is None:
             return f"Download with `{fetch}`, or take them from an RVC or Applio installation with `{taken}`"

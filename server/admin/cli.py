@@ -75,7 +75,7 @@ def gc(
                 {"name": f"{each.kind}/{each.path.name}", "size": each.size, "is_due": each.is_due}
                 for each in orphans.find()
             ],
-            "overdue_trash": [str(each.path.relative_to(storage.root)) for each in orphans.overdue()],
+            "overdue_trash": [each.path.relative_to(storage.root).as_posix() for each in orphans.overdue()],
         }
         if not dry_run:
             orphans.collect()

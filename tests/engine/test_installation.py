@@ -17,6 +17,7 @@ from rvc_engine import installation
 from rvc_engine.cli.main import app as engine_app
 from rvc_engine.installation import install_command
 from rvc_train.cli.main import app as client_app
+from tests.systems import IS_WINDOWS
 
 ROOT = Path(__file__).parents[2]
 BARE_NAME = re.compile(r"pip install(?:\s+-\S+)*\s+['\"]?rvc[-_]train(?![-_\w]*\.whl|\S* @)|rvc-train\[(?![^\]]*\] @)")
@@ -36,6 +37,7 @@ class Distribution:
         return None if self._origin is None else json.dumps(self._origin)
 
 
+@pytest.mark.skipif(IS_WINDOWS, reason="of POSIX shells")
 @pytest.mark.parametrize(
     ("origin", "command"),
     [
@@ -65,6 +67,7 @@ def test_the_command_names_where_the_installation_came_from(
     assert not BARE_NAME.search(command)
 
 
+@pytest.mark.skipif(IS_WINDOWS, reason="of POSIX shells")
 def test_this_checkout_names_itself() -> None:
     assert shlex.split(install_command("onnx")) == ["pip", "install", "-e", f"{ROOT}[onnx]"]
 

@@ -1,6 +1,5 @@
 """The installed product on Windows: its programs as processes, whose output goes into pipes in an older code page."""
 
-import ctypes
 import os
 import re
 import subprocess
@@ -16,11 +15,11 @@ import pytest
 from rvc_train.cli.services import free_port
 from rvc_train.client import Client, connect
 from rvc_train.schemas.jobs import JobPublic
+from tests.systems import IS_WINE
 
 TOKEN = "the-token-of-windows"
 NAME = "小红"
 """A voice whose name no character of cp1252 is in."""
-IS_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 SAMPLES = Path(__file__).parents[2] / "samples"
 # fmt: off
 TRAINING = (

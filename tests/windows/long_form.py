@@ -92,10 +92,13 @@ def run_folder(start: StartPytest, work: Path, name: str, paths: list[str]) -> F
 
 
 def end_all(mark: str) -> None:
-    """End the processes of a folder's run: Wine's are neither children nor of the group of what was started here."""
+    """End the Pythons of a run: under Wine they are neither children nor of the group of what was started here.
+
+    Wine's own programs, which have the environment of whoever came first, serve other runs too.
+    """
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.environ().get(FOLDER_MARK) == mark:
+            if "python" in process.name().lower() and process.environ().get(FOLDER_MARK) == mark:
                 process.kill()
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from rvc_engine.audio.recordings import list_dataset
+from rvc_train.client import AsyncClient
 from rvc_train.errors import ApiError, BadUpload, ConnectionFailed, UsageError
 from server.datasets.ingest import ingest
 from server.datasets.zips import UnpackLimits
+from tests.systems import IS_WINE
 
 LIMITS = UnpackLimits(100, 10**6, 10**6, 200, 10**12)
 
@@ -96,6 +98,13 @@ pytestmark = pytest.mark.usefixtures("pauses")
 def upload_server(server):
     server.answer = UploadServer()
     return server.answer
+
+
+@pytest.fixture
+def sends_end(request):
+    """A send ends with an error when the server closes without reading it."""
+    if IS_WINE and request.node.callspec.params["make_client"] is AsyncClient:
+        pytest.skip("Wine never completes an overlapped send of a megabyte whose receiver has closed")
 
 
 def names_in(body: bytes) -> list[str]:
@@ -209,6 +218,7 @@ def test_a_broken_connection_costs_nothing(upload_server, client, recording):
     assert upload_server.bytes == recording.read_bytes()
 
 
+@pytest.mark.usefixtures("sends_end")
 def test_a_server_that_takes_nothing_is_given_up_and_the_same_call_goes_on(
     upload_server, client, server, recording, tmp_path, make_client
 ):
@@ -231,6 +241,7 @@ def test_pieces_are_halved_until_a_proxy_before_the_server_takes_them(upload_ser
     assert calls[-1] == 3_000_000
 
 
+@pytest.mark.usefixtures("sends_end")
 def test_an_upload_in_small_pieces_goes_on_after_broken_connections(upload_server, client, recording):
     upload_server.limit, upload_server.breaks = 1 << 20, [100_000, 0, 200_000]
     client.upload_dataset([recording])
@@ -243,6 +254,7 @@ def test_a_proxy_that_takes_no_piece_at_all_is_named_with_the_setting_to_change(
         client.upload_dataset([recording])
 
 
+@pytest.mark.usefixtures("sends_end")
 def test_an_upload_that_the_server_forgot_begins_anew(upload_server, client, server, recording, tmp_path):
     upload_server.breaks = [1_000_000] + [0] * 20
     with pytest.raises(ConnectionFailed):

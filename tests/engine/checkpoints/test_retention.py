@@ -79,7 +79,7 @@ def test_a_pair_that_another_program_has_replaced_is_not_this_runs_any_more(tmp_
         if step == 20:  # RVC WebUI resumed from it
             generator.write_text("theirs")
             assert not kept.is_own(generator)
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"saves.json", "G_20.pth", "D_20.pth", "G_30.pth", "D_30.pth", "weights/anna_e30_s30.pth"}
 
 

@@ -1,6 +1,5 @@
 """Child processes on the system that the tests run on: groups, requests to stop, ends, predecessors."""
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -14,9 +13,9 @@ import pytest
 from rvc_engine.child_processes import inherited_environment
 from rvc_engine.environment.processes import NO_INPUT, PIPE, ProcessGroup, describe_exit, end_process, process_identity
 from rvc_engine.environment.windows_jobs import EXIT_CPU_TIME, Limits
+from tests.systems import IS_WINE
 
 on_windows = pytest.mark.skipif(sys.platform != "win32", reason="job objects and consoles are of Windows")
-IS_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 enforced = pytest.mark.skipif(IS_WINE, reason="Wine keeps no limits of job objects")
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 WITH_CHILD = f"import subprocess, sys, time; print(subprocess.Popen({SLEEP!r}).pid, flush=True); time.sleep(300)"

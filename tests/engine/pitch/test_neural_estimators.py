@@ -218,7 +218,7 @@ def test_missing_weights_are_reported_before_any_work_together_with_all_others(n
         check_weights(config, Machine(weights_folder=tmp_path))
     message = str(caught.value)
     for words in (
-        f"the pitch estimator {name} cannot be used, missing in {tmp_path}/{name}",
+        f"the pitch estimator {name} cannot be used, missing in {tmp_path / name}",
         f"rvc-engine weights fetch {name}",
         "pitch=swift",
         "the content encoder ContentVec cannot be used",

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from rvc_engine.environment.shells import shell_words
 from rvc_engine.errors import InvalidConfig, MissingWeights
 from rvc_engine.machine import default_weights_folder
 from rvc_engine.weights.catalogue import PublishedFile, Weights, published_files
@@ -99,9 +100,10 @@ def test_missing_weights_name_what_is_missing_and_the_ways_to_get_it(tmp_path):
     with pytest.raises(MissingWeights) as caught:
         weights.require(weights.pretrained_files("v2", "40k", f0=True), "pretrained-v2-40k")
     message = str(caught.value)
-    assert f"missing in {tmp_path}/my weights/pretrained-v2-40k: f0G40k.pth, f0D40k.pth" in message
-    assert f"rvc-engine weights fetch pretrained-v2-40k --weights '{tmp_path}/my weights'" in message
-    assert f"rvc-engine weights import FOLDER --weights '{tmp_path}/my weights'" in message
+    folder = shell_words(str(weights.folder))
+    assert f"missing in {weights.folder / 'pretrained-v2-40k'}: f0G40k.pth, f0D40k.pth" in message
+    assert f"rvc-engine weights fetch pretrained-v2-40k --weights {folder}" in message
+    assert f"rvc-engine weights import FOLDER --weights {folder}" in message
 
 
 def test_the_folder_is_not_named_where_it_is_the_usual_one():

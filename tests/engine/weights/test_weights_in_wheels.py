@@ -96,7 +96,7 @@ def download(weights, names, **options):
 
 
 def files_under(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def test_one_file_is_taken_out_of_its_wheel_and_nothing_else_is_left(index, tmp_path):

@@ -20,7 +20,7 @@ UNKNOWN = "job_" + "0" * 32
 
 
 def files_in(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def put(scratch: Path, job_id: str) -> Path:

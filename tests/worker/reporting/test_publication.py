@@ -191,11 +191,11 @@ def test_what_is_on_disk_is_charged_and_goes_with_its_last_reference(shop: Any, 
     published = stored_files(shop)
     assert len(published) == 3
     assert charged_now(shop) == 1000 + 2000 + len(b"recording")  # without any measurement
-    assert {str(path.relative_to(root)) for path in root.glob("jobs/**/artifacts/*")} == published
+    assert {path.relative_to(root).as_posix() for path in root.glob("jobs/**/artifacts/*")} == published
     for content in (b"the first voice", b"the second"):
         events.add([artifact(folder, content)])
         events.flush()
-    assert {str(path.relative_to(root)) for path in root.glob("jobs/**/artifacts/*")} == stored_files(shop)
+    assert {path.relative_to(root).as_posix() for path in root.glob("jobs/**/artifacts/*")} == stored_files(shop)
     assert len(stored_files(shop)) == 4
     assert bytes_charged(shop) == bytes_on_disk(shop)
     lease.finish(Success())
