@@ -199,10 +199,10 @@ class HttpWorker(RegisteredWorker):
             config = TrainingConfig.model_validate(leased.config)
         except ValidationError as error:
             headers = {LEASE_KEY_HEADER: leased.key}
-            report = OutcomeReport(outcome="released", message="its worker does not know the job's config")
+            report = OutcomeReport(outcome="released", message="its worker cannot read the job's config")
             self._connection.send("POST", f"/leases/{leased.lease_id}/finish", headers, report)
             raise SettingsRefused(
-                f"the job {leased.job_id} has a config that this version does not know ({error.errors()[0]['msg']}); "
+                f"the job {leased.job_id} has a config that this version cannot read ({error.errors()[0]['msg']}); "
                 "install the server's version here"
             ) from error
         previous = leased.previous_engine
