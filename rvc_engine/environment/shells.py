@@ -6,5 +6,5 @@ import sys
 
 
 def shell_words(*words: str) -> str:
-    """The words, quoted where that is necessary: the shells of Windows do not know single quotes."""
+    """The words, quoted where that is necessary: in double quotes on Windows, whose shells have no single ones."""
     return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)

@@ -136,7 +136,7 @@ class RemoteJobs:
             provenance=self._jobs.provenance(lease).model_dump(mode="json"),
             recordings=recordings,
             start=[self._hashes.describe(path, path.name) for path in start],
-            start_origin=origin.read_text() if start else None,
+            start_origin=origin.read_text(encoding="utf-8") if start else None,
         )
 
     def recording(self, held: HeldJob, name: str) -> Path:

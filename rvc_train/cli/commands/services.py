@@ -45,6 +45,7 @@ def server() -> None:
     _become("server", extra="server")
 
 
+# Long because of its list of options.
 def worker(
     server: Annotated[
         str | None,
