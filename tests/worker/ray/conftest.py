@@ -29,7 +29,7 @@ from server.database.engine import read_session
 from server.database.tables import Attempt, Job, Worker
 
 ROOT = Path(__file__).parents[3]
-LEASE_SECONDS = 12
+LEASE_SECONDS = 20
 ENDED = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
 
 
