@@ -59,7 +59,7 @@ def test_a_token_for_work_opens_no_route_of_owners_and_no_lease_without_its_key(
 ) -> None:
     lease = held(shop, remote)
     with bearer(server, work_token(server)) as thief:
-        document = httpx.get(f"{server.url}/openapi.json").json()
+        document = server.server.config.app.openapi()
         for path, item in document["paths"].items():
             if path.startswith("/v1/shared/") or not path.startswith(("/v1/", "/metrics")):
                 continue
