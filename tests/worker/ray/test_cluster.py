@@ -17,7 +17,7 @@ QUEUED, RUNNING, SUCCEEDED, CANCELLED = JobStatus.QUEUED, JobStatus.RUNNING, Job
 @pytest.fixture(autouse=True)
 def nothing_is_left(site: Any) -> Any:
     yield
-    site.lose_nodes()
+    site.end_all()
 
 
 def test_a_job_waits_for_a_cluster_without_nodes_and_runs_when_one_joins(site: Any) -> None:
