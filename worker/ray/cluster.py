@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 import structlog
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util import list_named_actors
 
 from worker.ray.one_shot import Ended, OneShotWorker, Order
@@ -114,11 +114,14 @@ class RayCluster:
                 ray.kill(worker.actor)
             except RayActorError as error:
                 ended = Ended(None, _reason(error), worker.node_id)
+            except RayTaskError as error:  # its node has another version of this program
+                ray.kill(worker.actor)
+                ended = Ended(None, _reason(error), worker.node_id)
             del self._workers[name]
             yield name, ended
 
 
-def _reason(error: RayActorError) -> str:
+def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(
         line for line in lines if not line.startswith(("class_name", "actor_id", "name", "namespace", "pid"))

@@ -29,7 +29,7 @@ from server.database.engine import read_session
 from server.database.tables import Attempt, Job, Worker
 
 ROOT = Path(__file__).parents[3]
-LEASE_SECONDS = 12
+LEASE_SECONDS = 20
 ENDED = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
 
 
@@ -44,6 +44,7 @@ class Site:
         self.token: str = tokens.create(TokenCreate(owner="machines", scopes=[Scope.WORK]))[1]
         self.server: subprocess.Popen[bytes] | None = None
         self.nodes: dict[str, Any] = {}
+        self.dispatchers: list[subprocess.Popen[bytes]] = []
         self._numbers = itertools.count()
         self.cluster = self._start_cluster()
 
@@ -83,7 +84,11 @@ class Site:
                 process.kill()
         self.cluster.remove_node(self.nodes.pop(name), allow_graceful=False)
 
-    def lose_nodes(self) -> None:
+    def end_all(self) -> None:
+        """End dispatchers and nodes that a test has left."""
+        for process in self.dispatchers:
+            if process.poll() is None:
+                self.kill(process)
         for name in list(self.nodes):
             self.lose_node(name)
 
@@ -125,7 +130,9 @@ class Site:
         """A dispatcher in a session of its own; its words are in a new file beside those of the others."""
         words = json.dumps({"address": self.cluster.address, "cpus_per_job": 1, "poll_seconds": 0.5, **options})
         settings = {"RVC_TRAIN_WORKER_SERVER": self.url, "RVC_TRAIN_TOKEN": self.token}
-        return self._run(f"dispatcher-{next(self._numbers)}", "worker.ray", settings, words)
+        process = self._run(f"dispatcher-{next(self._numbers)}", "worker.ray", settings, words)
+        self.dispatchers.append(process)
+        return process
 
     @contextmanager
     def dispatcher(self, **options: object) -> Iterator[None]:
@@ -204,7 +211,7 @@ class Site:
             time.sleep(0.2)
 
     def close(self) -> None:
-        self.lose_nodes()
+        self.end_all()
         self.cluster.shutdown()
         if self.server is not None:
             self.kill_server()
