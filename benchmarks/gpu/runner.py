@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks.gpu.plan import Part, Plan, is_missing
+from benchmarks.gpu.plan import STAND_INS, Part, Plan, is_missing
 
 ROOT = Path(__file__).parents[2]
-STAND_INS = Path(__file__).parent / "stand_ins"
 MARGIN_SECONDS, MARGIN_SHARE = 5.0, 0.1
 """The plan of a part ends so long before its process is ended."""
 KILL_SECONDS = 5.0

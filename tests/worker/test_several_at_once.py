@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from rvc_engine.child_processes import engine_environment
 from rvc_train.schemas.workers import num_sharing, share_name
+from server.admin.doctor import MIN_SHARE_BYTES, _shares
 from server.database.engine import read_session
 from server.database.tables import Worker
 from tests.programs import run_program
+from worker import places
 from worker.conversions.placement import Trainings, TrainingState, choose_device
 from worker.gateway.errors import SettingsRefused
 from worker.hardware.calibration import Calibrator
 from worker.limits import ExitCode, Limits
-from worker.places import GIB, run_together, share_of_memory
+from worker.places import GIB, has_mps, run_together, share_of_memory
 from worker.settings import WorkerSettings
 
 
@@ -213,3 +216,19 @@ def test_a_share_is_read_from_a_devices_name() -> None:
     assert share_name("NVIDIA L4", 1) == "NVIDIA L4"
     assert share_name("a CPU (2 cores)", 4) == "a CPU (2 cores) (1/4)"
     assert [num_sharing(name) for name in ("a CPU (2 cores) (1/4)", "NVIDIA L4", None)] == [4, 1, 1]
+
+
+def test_a_multi_process_service_that_runs_is_found_and_its_folder_is_given_to_engines(tmp_path: Path) -> None:
+    environment = {"CUDA_MPS_PIPE_DIRECTORY": str(tmp_path)}
+    assert not has_mps(environment)
+    (tmp_path / "control").touch()
+    assert has_mps(environment)
+    assert engine_environment(environment)["CUDA_MPS_PIPE_DIRECTORY"] == str(tmp_path)
+
+
+def test_the_doctor_names_the_memory_of_each_of_several_jobs() -> None:
+    assert list(_shares("cuda:0", 24 * GIB, "1")) == list(_shares("cuda:0", 24 * GIB, "")) == []
+    [fine], [short] = _shares("cuda:0", 24 * GIB, "4"), _shares("cuda:0", 24 * GIB, "16")
+    assert (fine.state, short.state) == ("ok", "fault")
+    assert "leaves each job 1.5 GiB, and a job needs 2 GiB" in short.text
+    assert MIN_SHARE_BYTES == places.MIN_SHARE_BYTES
