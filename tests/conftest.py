@@ -31,7 +31,7 @@ from rvc_train.schemas.datasets import DatasetPublic, DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobPublic
 from tests.crash_points import CrashPoints
 from tests.programs import Fork, run_program, start_program
-from tests.systems import IS_WINDOWS
+from tests.systems import IS_WINDOWS, WAIT_FACTOR
 
 ROOT = Path(__file__).parents[1]
 SCRIPTED_ENGINE = ROOT / "tests" / "worker" / "scripted_engine.py"
@@ -177,9 +177,9 @@ class Station:
         return self.client.job(job.id)
 
     def wait_until(self, is_so: Callable[[], bool], what: str, seconds: float = 20) -> None:
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * WAIT_FACTOR
         while not is_so():
-            assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}\n{self.words()}"
+            assert time.monotonic() < deadline, f"waited {seconds * WAIT_FACTOR} s in vain for {what}\n{self.words()}"
             time.sleep(0.05)
 
     def words(self) -> str:

@@ -10,6 +10,8 @@ import pytest
 
 IS_WINDOWS = sys.platform == "win32"
 IS_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
+WAIT_FACTOR = 4 if IS_WINDOWS else 1
+"""By how much tests wait longer there, where a program takes seconds to start."""
 
 links = pytest.mark.skipif(IS_WINDOWS, reason="Windows makes symbolic links for administrators alone")
 modes = pytest.mark.skipif(IS_WINDOWS, reason="Windows has access lists in place of modes")

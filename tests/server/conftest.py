@@ -41,6 +41,7 @@ from server.settings import ServerSettings
 from server.storage.local import Storage
 from tests.migrated import migrated_database, provide_database
 from tests.programs import Fork, start_program
+from tests.systems import WAIT_FACTOR
 
 FIRST_TOKEN = "the-first-token-of-all"
 USUAL_TOKEN = "the-token-of-any-server"
@@ -257,7 +258,7 @@ def http(live: Running) -> Iterator[httpx.Client]:
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * WAIT_FACTOR
     while not is_so():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.01)

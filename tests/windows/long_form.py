@@ -96,10 +96,13 @@ def end_all(mark: str) -> None:
 
     Wine's own programs, which have the environment of whoever came first, serve other runs too.
     """
+    ended = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if "python" in process.name().lower() and process.environ().get(FOLDER_MARK) == mark:
                 process.kill()
+                ended.append(process)
+    psutil.wait_procs(ended, timeout=30)
 
 
 def row(folder: Folder) -> str:

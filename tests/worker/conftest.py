@@ -26,6 +26,7 @@ from server.storage.instances import open_instance
 from server.storage.local import Storage
 from tests.migrated import provide_database
 from tests.programs import Fork, start_program
+from tests.systems import WAIT_FACTOR
 from worker.gateway.interface import JobLease, RegisteredWorker
 from worker.gateway.local import LocalGateway
 from worker.gateway.types import WorkerDescription
@@ -153,7 +154,7 @@ class Shop:
 
     @staticmethod
     def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 20) -> None:
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * WAIT_FACTOR
         while not is_so():
             assert time.monotonic() < deadline, f"waited {seconds} s in vain for: {what}"
             time.sleep(0.02)
