@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,9 +12,8 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from rvc_engine.environment.processes import STOPS_WITH_PARENT, ask_to_stop
 from server.admin.cli import app
-from tests.systems import IS_WINDOWS
+from tests.systems import IS_WINDOWS, signals
 
 
 def test_a_run_that_goes_well_ends_as_succeeded_with_both_files_published(shop):
@@ -307,7 +307,8 @@ class locked_database:  # noqa: N801 - reads as a word of the test
         self.connection.close()
 
 
-def test_python_dash_m_worker_drains_when_asked_to_stop_and_exits_0(shop):
+@signals
+def test_python_dash_m_worker_drains_on_sigterm_and_exits_0(shop):
     job_id = shop.submit([["train", 1000, 0.05, 1000]])
     environment = os.environ | {
         "RVC_TRAIN_DATA_FOLDER": str(shop.folder),
@@ -315,25 +316,17 @@ def test_python_dash_m_worker_drains_when_asked_to_stop_and_exits_0(shop):
         "RVC_TRAIN_POLL_SECONDS": "0.05",
         "RVC_TRAIN_WORKER_NAME": "der Arbeiter",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "worker",
-        *([STOPS_WITH_PARENT] if IS_WINDOWS else []),
-    ]  # there are signals elsewhere
-    log = shop.folder / "worker.log"
-    with log.open("wb") as file:
-        worker = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=file)
+    worker = subprocess.Popen([sys.executable, "-m", "worker"], env=environment, stderr=subprocess.PIPE, text=True)
     try:
         shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
-        ask_to_stop(worker)
-        worker.wait(15)
+        worker.send_signal(signal.SIGTERM)
+        _, output = worker.communicate(timeout=15)
     finally:
         worker.kill()
         worker.wait()
-    assert worker.returncode == 0, log.read_text()
+    assert worker.returncode == 0, output
     assert shop.job(job_id).status == "queued"
-    assert "worker stopped" in log.read_text()
+    assert "worker stopped" in output
 
 
 def test_a_worker_killed_with_kill_9_leaves_no_engine_behind(shop):
