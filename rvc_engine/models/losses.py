@@ -17,7 +17,7 @@ def discriminator_loss(scores: Sequence[Tensor]) -> Tensor:
 
     `scores` (2 B, N) of each discriminator are those of B real waves, then of B fake ones.
     """
-    real, fake = to_fp32(torch.cat(scores, dim=1)).chunk(2)
+    real, fake = to_fp32(torch.cat(tuple(scores), dim=1)).chunk(2)
     return _sum_of_means((1 - real).square() + fake.square(), scores)
 
 

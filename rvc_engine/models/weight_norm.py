@@ -243,4 +243,5 @@ def weights_at_once(model: nn.Module, dtype: torch.dtype | None) -> Iterator[Non
         yield
     finally:
         for layer in all_layers:
-            layer._cached = layer._cached_bias = None
+            layer._cached = None
+            layer._cached_bias = None
