@@ -232,7 +232,7 @@ def weights_at_once(model: nn.Module, dtype: torch.dtype | None) -> Iterator[Non
     layers.sort(key=lambda layer: layer.weight_v[0].numel())
     plain = [module for module in model.modules() if isinstance(module, CastConv1d)] if dtype else []
     weights = [*(layer.weight_v for layer in layers), *(layer.weight_g for layer in layers)]
-    all_layers = [*layers, *plain]
+    all_layers: list[_WeightNorm | CastConv1d] = [*layers, *plain]
     cast = [layer.weight for layer in plain] + ([layer.bias for layer in all_layers] if dtype else [])
     found = _WeightsAtOnce.apply(dtype or weights[0].dtype, len(layers), *weights, *cast)
     try:
