@@ -13,6 +13,7 @@ PREFIX = "RVC_TRAIN_"
 WORKER_ONLY = frozenset(
     {
         "worker_name",
+        "worker_server",
         "worker_labels",
         "worker_job",
         "worker_max_jobs",
@@ -33,6 +34,7 @@ WORKER_ONLY = frozenset(
         "conversion_memory_bytes",
         "conversion_spare_bytes",
         "poll_seconds",
+        "claim_wait_seconds",
         "heartbeat_seconds",
         "heartbeat_file",
         "max_turn_seconds",

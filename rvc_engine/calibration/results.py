@@ -1,17 +1,22 @@
 """Results of a calibration, as `rvc-engine machine --calibrate` prints them and the server keeps them. No torch."""
 
 from datetime import datetime
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 FORMAT = 1
 """To be raised when other things are measured, so that calibrations of before are made again."""
 
 
+def _from_text(value: object) -> object:
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
 class StepTime(BaseModel):
     """Duration of a training step of the default kind of voice with this width and batch."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, strict=True)
 
     width: int = Field(gt=0)
     batch_size: int = Field(gt=0)
@@ -21,7 +26,7 @@ class StepTime(BaseModel):
 class Calibration(BaseModel):
     """Speed of a device with these versions of PyTorch and of this program."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     format: int = FORMAT
     version: str
@@ -34,7 +39,7 @@ class Calibration(BaseModel):
     """Jobs that share the device. It was measured with the share of one, while the others were idle."""
     precision: str
     """Number format of the steps, which precision=auto chose."""
-    measured_at: datetime
+    measured_at: Annotated[datetime, BeforeValidator(_from_text)]
     took_seconds: float
     start_seconds: float = Field(ge=0)
     """From the start of the process until training code is loaded."""

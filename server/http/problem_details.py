@@ -32,6 +32,7 @@ _STATUS_OF: dict[type[errors.ServerError], int] = {
     errors.SchemaChanged: 409,
     errors.WorkerVersionRefused: 409,
     errors.CheckpointsDamaged: 409,
+    errors.SettingsRefused: 409,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
     errors.UploadTooLarge: 413,

@@ -163,7 +163,9 @@ PROBLEM_TYPES = {
         is_retryable=True,
     ),
     "settings_refused": ProblemType(
-        (500,), "The server cannot start with its settings.", "Change the setting that the message names."
+        (409,),
+        "A worker has settings that do not go with the server's.",
+        "Change the setting that the message names.",
     ),
     "nothing_published": ProblemType(
         (500,), "A worker reported success without a voice.", "Report it with the worker's log."

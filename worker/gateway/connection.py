@@ -286,6 +286,7 @@ class Refused(Exception):
 
 _BY_CODE: dict[str, type[Exception]] = {
     "worker_version": SettingsRefused,
+    "settings_refused": SettingsRefused,
     "schema_changed": SchemaChanged,
     "checkpoints_damaged": IncompatibleCheckpoint,
     "claim_lost": LeaseLost,

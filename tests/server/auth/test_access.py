@@ -222,7 +222,7 @@ def test_a_token_that_cannot_be_is_refused(administrator: httpx.Client, body: di
 
 
 def test_scopes_are_few() -> None:
-    assert {str(scope) for scope in Scope} == {READ, SUBMIT, ADMIN}
+    assert {str(scope) for scope in Scope} == {READ, SUBMIT, "work", ADMIN}
 
 
 def test_an_administrator_sees_everyones_things_or_one_owners(

@@ -4,6 +4,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,11 @@ def test_a_token_for_work_opens_no_route_of_owners_and_no_lease_without_its_key(
                     assert answer.status_code in {404, 422}, (method, path, answer.text)
         token = thief.headers["Authorization"].removeprefix("Bearer ")
         assert thief.post("/v1/session", json={"token": token}).status_code == 401
+
+
+def test_a_worker_whose_heartbeats_are_rarer_than_the_lease_allows_is_refused_for_good(remote: HttpGateway) -> None:
+    with pytest.raises(SettingsRefused, match="RVC_TRAIN_HEARTBEAT_SECONDS"):
+        remote.register(replace(DESCRIPTION, heartbeat_seconds=5000))
 
 
 def test_the_key_of_one_lease_opens_no_other(shop: Any, server: Running, remote: HttpGateway) -> None:
