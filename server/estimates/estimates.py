@@ -27,7 +27,7 @@ _FORECAST: tuple[Any, ...] = (
     *(Job.number, Job.needs, Job.worker_id, Job.dataset_id, Job.config, Job.progress, Job.eta_seconds),
 )
 _UNKNOWN = Span(0.0, math.inf, math.inf)
-_LAST_NUMBER = 2**62  # of a job that is not submitted yet
+_LAST_NUMBER = 2**31 - 1  # of a job that is not submitted yet; PostgreSQL takes no larger one in this column
 
 
 @dataclass(frozen=True)

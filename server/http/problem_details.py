@@ -167,10 +167,10 @@ def headers_of(error: errors.ServerError) -> dict[str, str]:
 
 
 async def _on_data_error(request: Request, _error: Exception) -> Response:
-    """PostgreSQL stores no NUL in texts, so no resource can have such a name. SQLite accepts it."""
+    """PostgreSQL stores no NUL in texts, so that no resource has such a name, and no large numbers."""
     if "\0" in request.url.path:
         return _respond(request, 404, f"not found: {shown_path(request.url.path)!r}")
-    return _respond(request, 422, "a text contains a NUL character; remove it")
+    return _respond(request, 422, "a text contains a NUL character, or a number is too large; correct it")
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:

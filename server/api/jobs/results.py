@@ -14,7 +14,7 @@ from rvc_train.schemas.base import Page
 from rvc_train.schemas.events import MetricSeries
 from rvc_train.schemas.results import ArtifactPublic
 from server.api.authorization import requires
-from server.context import MAX_INTEGER, Context
+from server.context import Context
 from server.errors import Gone, NotFound, Refused
 from server.http.downloads import content_disposition, file_response, zip_of
 from server.http.lists import MAX_LONG_LIMIT, Cursors, LongLimit
@@ -23,6 +23,8 @@ from server.job_store.serializers import artifact_public
 
 router = APIRouter(prefix="/jobs", tags=["results"])
 
+MAX_STEP = 2**31 - 1
+"""Largest step in the database."""
 _METRIC_CURSORS: Cursors[str] = Cursors("metrics", str)
 _CURSORS: Cursors[str] = Cursors("artifacts", str)
 
@@ -41,7 +43,7 @@ def get_metrics(
     context: Context,
     after: Annotated[str | None, Depends(_METRIC_CURSORS)],
     key: Annotated[list[str] | None, Query(description="Only this metric; may be repeated.")] = None,
-    since_step: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Only steps after this one.")] = 0,
+    since_step: Annotated[int, Query(ge=0, le=MAX_STEP, description="Only steps after this one.")] = 0,
     max_points: Annotated[
         int, Query(ge=2, le=20_000, description="Each series is thinned to about this number.")
     ] = 1000,

@@ -163,6 +163,7 @@ def test_a_data_folder_beside_the_libraries_is_not_among_them(tmp_path: Path) ->
     }
 
 
+@pytest.mark.sqlite  # whose file is tried
 @pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
 def test_the_report_on_an_uploaded_dataset_is_made_under_these_limits(
     serve: Any, tmp_path: Path, zipped: Any, eventually: Any

@@ -225,6 +225,7 @@ def test_another_owners_voice_is_not_there_and_an_administrator_names_the_owner(
     assert http.get(both["bert"]).json()["newest"]["job_id"] == theirs
 
 
+@pytest.mark.sqlite  # whose plans are read
 def test_lists_stay_cheap_with_ten_thousand_jobs(server: Running, http: httpx.Client) -> None:
     dataset, now = server.bench.dataset(), datetime.now(UTC)
     rows = [
