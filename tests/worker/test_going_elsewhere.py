@@ -61,8 +61,18 @@ def test_a_workspace_that_is_older_than_the_storage_gives_way_to_it(shop, tmp_pa
 
 
 def test_checkpoints_in_the_storage_are_links_of_the_last_two_and_survive_the_workspace(shop):
-    job_id = shop.submit([["train", 6, 0.02, 2], ["log", "trained"], ["sleep", 60]])
+    go = shop.folder / "go"
+    script = [
+        ["train", 4, 0.02, 2],
+        ["wait_for_file", str(go)],
+        ["train", 6, 0.02, 2],
+        ["log", "trained"],
+        ["sleep", 60],
+    ]
+    job_id = shop.submit(script)
     with shop.worker():
+        shop.wait_until(lambda: stored_step(shop, job_id) == 4, "the copy of the one before")
+        go.touch()
         shop.wait_until(lambda: stored_step(shop, job_id) == 6, "the copy of the last checkpoint")
         run = StoredCheckpoints(shop.storage, job_id).latest()
         assert [entry.step for entry in run.entries] == [4, 6]

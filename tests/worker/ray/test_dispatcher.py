@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+import structlog
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from rvc_train.schemas.jobs import JobStatus
 from rvc_train.schemas.work.queue import WaitingJob
@@ -126,13 +128,15 @@ def test_few_wait_for_a_place_and_a_higher_priority_takes_one_of_theirs() -> Non
 
 
 def test_a_job_without_a_place_is_told_once_and_starts_when_a_larger_node_joins(
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     site = Remembered([job(gpus=4)])
     made = dispatcher(site)
-    for _ in range(2):
-        made.turn()
-    assert capsys.readouterr().out.count("4 GPUs on one node, and the largest has 2") == 1
+    with capture_logs() as lines:
+        monkeypatch.setattr("worker.ray.dispatcher.logger", structlog.get_logger())  # none that was bound before
+        for _ in range(2):
+            made.turn()
+    assert str(lines).count("4 GPUs on one node, and the largest has 2") == 1
     site.gpus = 4
     made.turn()
     assert site.placed["job_1.0"].num_gpus == 4
