@@ -39,7 +39,8 @@ class Started(subprocess.Popen[bytes]):
 
     def __init__(self, folder: Path, words: tuple[str, ...], variables: Mapping[str, str]) -> None:
         self.begun = folder / "pid"
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | variables
+        own = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+        environment = os.environ | own | variables
         command = [
             sys.executable,
             "-m",
