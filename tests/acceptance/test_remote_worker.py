@@ -15,7 +15,7 @@ DATABASE = ("sqlalchemy", "sqlmodel", "psycopg", "alembic", "server.database")
 
 
 def start_remote_worker(station: Any, **settings: str) -> Any:
-    """A worker process that knows nothing of the server but its address."""
+    """A worker process that has nothing of the server but its address and a token."""
     token = station.client.access.create_token(TokenCreate(owner="machines", scopes=[Scope.WORK])).secret
     server = station.environment
     station.environment = {
@@ -47,6 +47,16 @@ def downloaded(station: Any, job_id: str, folder: Path) -> dict[str, str]:
 
 def expected(kind: str, size: int) -> str:
     return hashlib.sha256(hashlib.sha256(kind.encode()).digest() * (size // 32)).hexdigest()
+
+
+def test_a_worker_elsewhere_runs_two_jobs_at_once(station: Any, recording: Path, tmp_path: Path) -> None:
+    station.follow_script(["train", 1, 0.01, 1], ["meet", str(tmp_path / "meeting"), 2], *station.MAKE_VOICE)
+    station.start_server()
+    dataset = station.upload(recording)
+    start_remote_worker(station, RVC_TRAIN_JOBS_PER_DEVICE="2", RVC_TRAIN_DEVICE="cpu")
+    jobs = [station.submit(dataset, name=name) for name in ("anna", "berta")]  # each ends only beside the other
+    ended = [station.wait_for(job, "succeeded", "failed", seconds=90) for job in jobs]
+    assert [job.status for job in ended] == ["succeeded", "succeeded"], station.words()
 
 
 @pytest.mark.timeout(240)
