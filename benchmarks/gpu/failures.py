@@ -26,7 +26,7 @@ def failures(plan: Plan) -> None:
         torch.accelerator.empty_cache()
     done = _process("capture", plan)
     has_failed = done.returncode == EXIT_GRAPHS_FAILED
-    say("failed capture: told as such", float(has_failed), "1", _last(done))
+    say("failed capture: reported as such", float(has_failed), "1", _last(done))
     done = _process("after_failure", plan)
     say("failed capture: steps in the next process, without graphs", float(done.returncode == 0), "1", _last(done))
 

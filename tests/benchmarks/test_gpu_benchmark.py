@@ -37,7 +37,7 @@ def test_each_part_gives_its_results_on_a_cpu_in_small(tmp_path: Path) -> None:
     assert 0.9 < found["loss/mel"]["ratio"] < 1.1
     assert found["gradient of G in bf16, step 0"]["value"] > 0.99
     assert found["out of memory: clips at a time with which it went on"]["value"] == 1
-    assert found["failed capture: told as such"]["value"] == 1
+    assert found["failed capture: reported as such"]["value"] == 1
     assert found["failed capture: steps in the next process, without graphs"]["value"] == 1
     assert [name for name in found if name.startswith("voices")] == [
         "voices per GPU-hour, 1 at once",

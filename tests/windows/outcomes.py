@@ -1,7 +1,7 @@
 """A plugin of pytest: what became of each test, written to a file as it happens.
 
-On Windows a time limit cannot interrupt a test: it ends all of pytest, as a crash does. The file then tells which test
-it was and which others ran, so that another process goes on behind it.
+On Windows a time limit cannot interrupt a test: it ends all of pytest, as a crash does. The file then names the test
+that was running and those that had run, so that another process goes on behind it.
 """
 
 import json
@@ -27,7 +27,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a file tells."""
+    """The content of a file."""
 
     tests: dict[str, Outcome]
     """Of each test that has begun; BEGUN: it never ended."""

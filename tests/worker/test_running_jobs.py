@@ -40,7 +40,7 @@ def test_the_engine_gets_its_options_and_quiet_threads_and_no_secrets(shop, monk
         shop.wait_for(job_id, "succeeded", "failed")
     reported = json.loads(shop.log(job_id).split("environment: ")[1].splitlines()[0])
     assert reported["voice"] == "Анна d'or, trained"
-    environment = {name.upper(): value for name, value in reported["environment"].items()}  # Windows knows no case
+    environment = {name.upper(): value for name, value in reported["environment"].items()}  # Windows ignores case
     assert not [name for name in environment if name in secrets]
     assert not [value for value in environment.values() if "secret" in value]
     assert (environment["NCCL_DEBUG"], environment["LD_PRELOAD"]) == ("INFO", "")

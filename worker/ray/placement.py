@@ -38,7 +38,7 @@ def place(job: WaitingJob, options: DispatcherOptions, most_gpus: int | None, av
     if most_gpus is not None and num_gpus > most_gpus:
         raise NoPlace(
             f"the job needs {job.gpus} GPUs on one node, and the largest has {most_gpus}; submit it with fewer, or "
-            "start a larger node (--gpus-per-node tells of nodes that the autoscaler can start)"
+            "start a larger node (--gpus-per-node is for nodes that the autoscaler can start)"
         )
     wanted = {key: value for key, value in job.labels.items() if options.labels.get(key) != value}
     for key, value in wanted.items():

@@ -104,7 +104,7 @@ def test_the_worker_of_a_job_that_was_ended_is_withdrawn_while_it_waits_and_no_o
     site = Remembered([job("job_1"), job("job_2"), job("job_3")])
     made = dispatcher(site)
     made.turn()
-    site.waiting_names.remove("job_3.0")  # it has its place: the worker itself hears of the end
+    site.waiting_names.remove("job_3.0")  # it has its place: the worker itself gets the end with its next heartbeat
     site.jobs = []  # more than an answer has
     site.ended = {"job_1": JobStatus.CANCELLED, "job_3": JobStatus.CANCELLED}
     made.turn()
