@@ -257,7 +257,7 @@ def http(live: Running) -> Iterator[httpx.Client]:
         yield client
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 15) -> None:
+def wait_until(is_so: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds * WAIT_FACTOR
     while not is_so():
         assert time.monotonic() < deadline, "waited too long"
