@@ -339,6 +339,8 @@ class _Worker:
                 self._is_draining,
                 self.place.training,
             ).run()
+        except SettingsRefused:  # as when the token was revoked: nothing can be handed back, and the worker ends
+            raise
         except Exception as error:
             logger.exception("unexpected worker error", job_id=lease.job_id)
             is_full = isinstance(error, OSError) and is_disk_full(error)

@@ -14,9 +14,13 @@ from rvc_train.schemas.access import Scope, TokenCreate
 DATABASE = ("sqlalchemy", "sqlmodel", "psycopg", "alembic", "server.database")
 
 
+def work_token(station: Any) -> Any:
+    return station.client.access.create_token(TokenCreate(owner="machines", scopes=[Scope.WORK]))
+
+
 def start_remote_worker(station: Any, **settings: str) -> Any:
     """A worker process that has nothing of the server but its address and a token."""
-    token = station.client.access.create_token(TokenCreate(owner="machines", scopes=[Scope.WORK])).secret
+    token = settings.pop("token", None) or work_token(station).secret
     server = station.environment
     station.environment = {
         **{key: value for key, value in server.items() if key not in {"RVC_TRAIN_DATABASE_URL", "RVC_TRAIN_PORT"}},
@@ -127,6 +131,28 @@ def test_a_worker_whose_token_is_refused_says_what_to_do_and_ends(station: Any) 
     )
     assert done.returncode == 2
     assert "--scope work" in done.stderr
+
+
+def test_a_worker_whose_token_is_revoked_in_mid_training_says_so_once_and_ends_and_another_goes_on(
+    station: Any, recording: Path
+) -> None:
+    station.environment["RVC_TRAIN_LEASE_SECONDS"] = "4"
+    station.follow_script(["train", 40, 0.5, 5], *station.MAKE_VOICE)
+    station.start_server()
+    token = work_token(station)
+    worker = start_remote_worker(station, token=token.secret, RVC_TRAIN_HEARTBEAT_SECONDS="0.3")
+    job = station.submit(station.upload(recording))
+    station.wait_until(lambda: len(steps(station, job.id)) > 5, "six steps", 60)
+    station.client.access.revoke_token(token.id)
+    assert worker.wait(30) == 2
+    (log,) = station.folder.glob("worker*.log")
+    assert log.read_text().count("the server accepts no more heartbeats") <= 1
+    assert "does not let this worker in" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    start_remote_worker(station)
+    ended = station.wait_for(job, "succeeded", "failed", seconds=90)
+    assert (ended.status, ended.attempt) == ("succeeded", 2), station.words()
+    assert steps(station, job.id)[-1] == 40
 
 
 @pytest.mark.long

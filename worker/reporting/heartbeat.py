@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from rvc_train.schemas.workers import Drain, WorkerCommand
-from worker.gateway.errors import Unavailable, first_line
+from worker.gateway.errors import SettingsRefused, Unavailable, first_line
 from worker.gateway.interface import JobLease, RegisteredWorker
 
 logger = structlog.get_logger(__name__)
@@ -38,6 +38,7 @@ class Heartbeat:
         self._max_turn_seconds = max_turn_seconds
         self._last_turn = time.monotonic()
         self._is_withheld = False
+        self._is_refused = False
         self._last_sent = -math.inf
         self._lease: JobLease | None = None
         self._changed = threading.Condition()
@@ -80,6 +81,11 @@ class Heartbeat:
         while not self._is_over:
             try:
                 self._send()
+            except SettingsRefused as error:  # the main loop meets it with its next report, and ends the worker
+                if not self._is_refused:
+                    logger.error("the server accepts no more heartbeats of this worker", reason=first_line(error))
+                self._is_refused = True
+                time.sleep(self._command_seconds)
             except Exception:
                 logger.exception("a heartbeat failed; the next one is sent all the same")
                 time.sleep(self._command_seconds)
