@@ -30,6 +30,8 @@ from server.database.tables import Attempt, Job, Worker
 
 ROOT = Path(__file__).parents[3]
 LEASE_SECONDS = 20
+WAIT_FOR_HEAD = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+"""Seconds after which nodes and programs of a cluster whose head is gone end; Ray's default is 60."""
 ENDED = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
 
 
@@ -49,11 +51,11 @@ class Site:
         self.cluster = self._start_cluster()
 
     @staticmethod
-    def _start_cluster() -> Any:
+    def _start_cluster(**head: Any) -> Any:
         """A head without resources. Ray gives a node 30 s to start, which are too few for a machine with other work."""
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False}
+        head |= {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False}
         for _ in range(3):
             try:
                 return Cluster(initialize_head=True, head_node_args=head)
@@ -74,6 +76,7 @@ class Site:
             "RVC_TRAIN_WISH_SECONDS": "0.3",
             "RVC_TRAIN_POLL_SECONDS": "0.2",
             "RVC_TRAIN_RETRY_DELAY_SECONDS": "0",
+            **WAIT_FOR_HEAD,
         }
         self.nodes[name] = self.cluster.add_node(num_cpus=8, num_gpus=num_gpus, labels=labels, env_vars=settings)
 
@@ -83,6 +86,19 @@ class Site:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         self.cluster.remove_node(self.nodes.pop(name), allow_graceful=False)
+
+    def lose_head(self) -> None:
+        """End the head's processes; the nodes are still there."""
+        for processes in self.cluster.head_node.all_processes.values():
+            for info in processes:
+                info.process.kill()
+
+    def start_head(self) -> None:
+        """Start a cluster at the address of the lost one, whose nodes have ended."""
+        port = int(self.cluster.address.rpartition(":")[2])
+        self.nodes.clear()
+        self.cluster.shutdown()
+        self.cluster = self._start_cluster(gcs_server_port=port)
 
     def end_all(self) -> None:
         """End dispatchers and nodes that a test has left."""
@@ -129,7 +145,7 @@ class Site:
     def start_dispatcher(self, **options: object) -> subprocess.Popen[bytes]:
         """A dispatcher in a session of its own; its words are in a new file beside those of the others."""
         words = json.dumps({"address": self.cluster.address, "cpus_per_job": 1, "poll_seconds": 0.5, **options})
-        settings = {"RVC_TRAIN_WORKER_SERVER": self.url, "RVC_TRAIN_TOKEN": self.token}
+        settings = {"RVC_TRAIN_WORKER_SERVER": self.url, "RVC_TRAIN_TOKEN": self.token} | WAIT_FOR_HEAD
         process = self._run(f"dispatcher-{next(self._numbers)}", "worker.ray", settings, words)
         self.dispatchers.append(process)
         return process

@@ -105,6 +105,24 @@ def test_the_token_is_in_none_of_rays_logs(site: Any) -> None:
     assert not [path for path in logs if site.token.encode() in path.read_bytes()]
 
 
+def test_a_lost_head_costs_what_runs_nothing_and_what_waits_runs_in_the_cluster_that_follows(site: Any) -> None:
+    site.add_node("before", num_gpus=1)
+    dispatcher = site.start_dispatcher()
+    script = ["train", 40, 0.2, 5]
+    running = site.submit(script)
+    site.wait_until(lambda: runs_on(site, [running], "before"), "a job on the node", 120)
+    site.lose_head()
+    waiting = site.submit(script)
+    site.wait_for([running], SUCCEEDED, 90)
+    site.wait_until(lambda: not site.processes("RVC_TRAIN_WORKER_NAME=before"), "the end of the node", 90)
+    site.start_head()
+    site.add_node("after", num_gpus=1)
+    site.wait_for([waiting], SUCCEEDED, 180)
+    assert dispatcher.poll() is None
+    for job, node in ((running, "before"), (waiting, "after")):
+        assert [(token, name) for token, _, name, _ in site.attempts(job)] == [(1, node)]
+
+
 def runs_on(site: Any, jobs: list[str], node: str) -> bool:
     """Whether a job that has a checkpoint runs on a node."""
     running = [job for job, status in site.statuses(jobs).items() if status == RUNNING]
