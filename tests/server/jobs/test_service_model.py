@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ class JobServiceMachine(RuleBasedStateMachine):
         """The valid lease on each job."""
         self.published: set[str] = set()
         self.num_stale = 0
+        self.losses_while_pausing: Counter[str] = Counter()
+        """By job: such a loss is counted, and the job is paused as it was asked to, also beyond the limit."""
 
     def teardown(self) -> None:
         self.engine.dispose()
@@ -198,8 +201,10 @@ class JobServiceMachine(RuleBasedStateMachine):
                     assert after == before, "a finished job changed"
                 elif before["status"] != after["status"]:
                     assert self.reachable(S(before["status"]), S(after["status"]))
+                if row.status == S.PAUSED and before["status"] == S.PAUSING:
+                    self.losses_while_pausing[row.id] += row.recoveries - before["recoveries"]
             assert row.failures <= row.max_attempts
-            assert row.recoveries <= MAX_RECOVERIES + 1
+            assert row.recoveries <= MAX_RECOVERIES + 1 + self.losses_while_pausing[row.id]
             self.seen[row.id] = after
 
     @invariant()
