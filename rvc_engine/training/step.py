@@ -218,7 +218,7 @@ def discriminator_backward(
         with state.precision.autocast():
             fake = state.synthesizer.generate(*micro_batch.generate_arguments) if output is None else output.wave
         with training_pass(state, state.discriminators):
-            outputs = state.discriminators(torch.cat([micro_batch.real_segments(state.hparams), fake.detach()]))
+            outputs = state.discriminate(torch.cat([micro_batch.real_segments(state.hparams), fake.detach()]))
         share = micro_batch.num_clips / totals.num_clips
         micro_batch_loss = losses.discriminator_loss([score for score, _ in outputs]) * share
         state.discriminator_scaler.scale(micro_batch_loss).backward()  # type: ignore[no-untyped-call]
@@ -258,8 +258,8 @@ def _micro_batch_backward(
             output = state.synthesizer(*micro_batch.forward_arguments)
     with state.precision.autocast():
         with torch.no_grad():
-            real_outputs = state.discriminators(micro_batch.real_segments(hparams))
-        fake_outputs = state.discriminators(output.wave)
+            real_outputs = state.discriminate(micro_batch.real_segments(hparams))
+        fake_outputs = state.discriminate(output.wave)
     gen = losses.generator_loss(fake_outputs) * share
     fm = losses.feature_loss(real_outputs, fake_outputs) * share
     mel = hparams.mel_weight * mel_distance(hparams, output.wave, micro_batch.target_mel(hparams)) * share

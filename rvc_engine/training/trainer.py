@@ -23,6 +23,7 @@ from rvc_engine.checkpoints.retention import SaveRegistry
 from rvc_engine.checkpoints.step_numbers import step_above
 from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress, completed_epochs
 from rvc_engine.compute.accelerators import has_graphs
+from rvc_engine.compute.compilation import Compiler, keep_in_users_cache
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.compute.precision import Precision, use_tf32
 from rvc_engine.compute.process_group import SINGLE_PROCESS, DistributedContext
@@ -156,6 +157,9 @@ class _Trainer:
         self.result: StepResult | None = None
         if progress.is_full_precision:
             self.state.set_precision(self.precision.fp32())
+        if self.config.compile:  # here and not before: trials of batch sizes would be compiled too
+            keep_in_users_cache()
+            self.state.compile(Compiler(self.report.log, self.report.warn))
         if self.evaluation is not None:
             self.evaluation.start(progress)
         self.graphs = self._graphed_steps()
@@ -258,7 +262,9 @@ class _Trainer:
                     result = self._replay(batch.batch, starts, noise)
                     if result is None:
                         warm_up = nullcontext() if self.graphs is None else self.graphs.warm_up()
-                        with warm_up, self.progress_reporter.throughput.count_flops(len(starts)):
+                        # PyTorch counts in a mode in which nothing is compiled: that step's rounding would be another.
+                        num_counted = 0 if self.config.compile else len(starts)
+                        with warm_up, self.progress_reporter.throughput.count_flops(num_counted):
                             result = training_step(
                                 self.state, batch.batch, starts, noise, totals, self.sampler.micro_batcher
                             )
