@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class Compiler:
-    """Compiles functions, each at its first call with a shape and number format, and reports the seconds that it took."""
+    """Compiles functions, each at its first call with a shape and number format, and reports the seconds it took."""
 
     def __init__(self, log: Callable[[str], None], warn: Callable[[str], None], backend: str = "inductor") -> None:
         """`backend` is one of PyTorch's by name; inductor alone makes kernels."""

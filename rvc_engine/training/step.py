@@ -173,14 +173,14 @@ def training_step(
                     d_loss = discriminator_backward(state, micro_batches, output, totals)
                     flat = distributed.flatten_gradients(state.discriminators, d_loss)
                 d_loss = distributed.all_reduce_gradients(state.discriminators, d_loss, flat)
-                grad_norm_d = _optimizer_step(
+                grad_norm_d = optimizer_step(
                     state.discriminators, state.discriminator_optimizer, state.discriminator_scaler
                 )
             with micro_batcher.synchronized():
                 g_losses = generator_backward(state, micro_batches, output, totals)
                 flat = distributed.flatten_gradients(state.synthesizer, g_losses)
             g_losses = distributed.all_reduce_gradients(state.synthesizer, g_losses, flat)
-            grad_norm_g = _optimizer_step(state.synthesizer, state.generator_optimizer, state.generator_scaler)
+            grad_norm_g = optimizer_step(state.synthesizer, state.generator_optimizer, state.generator_scaler)
             gen, fm, mel, kl = g_losses.unbind()
             return StepResult(d_loss.squeeze(0), gen, fm, mel, kl, grad_norm_d, grad_norm_g)
         except RuntimeError as error:
@@ -281,7 +281,7 @@ def zero_grad_and_init(optimizer: AdamW) -> None:
                 optimizer.state[p] = state
 
 
-def _optimizer_step(model: nn.Module, optimizer: AdamW, scaler: GradScaler) -> Tensor:
+def optimizer_step(model: nn.Module, optimizer: AdamW, scaler: GradScaler) -> Tensor:
     """Update the weights, unless a float16 gradient overflowed. Returns the gradients' norm, on the device."""
     scaler.unscale_(optimizer)
     norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

@@ -176,19 +176,16 @@ class _Trainer:
         if not are_enabled(self.config):
             self.report.log("training runs without CUDA graphs, one kernel after another")
             return None
-        if self.distributed.world_size > 1:
-            self.report.log("several processes train without CUDA graphs, one kernel after another")
-            return None
+        sampler, save = self.sampler, self._save_before_graphs
         capturer = CudaGraphCapturer(self.device)
-        return GraphedSteps(
-            self.state, capturer, self.sampler.max_frames, self.sampler.batch_sizes, self._save_before_graphs
-        )
+        return GraphedSteps(self.state, capturer, sampler.max_frames, sampler.batch_sizes, save, self.distributed)
 
     def _save_before_graphs(self) -> None:
         """Save a checkpoint, and wait for it: after a failed capture the engine starts again from there."""
         if self.saved_step != self.progress.step:
             self._checkpoint()
         self.checkpointer.wait()
+        self.distributed.all_reduce_any(False)  # rank 0 writes: a capture that fails elsewhere would end it
 
     def _fresh_state(self) -> GanTrainState:
         """A fresh train state, the same on every call and rank."""
@@ -259,7 +256,7 @@ class _Trainer:
                 for batch in self._remaining_batches():
                     started = time.monotonic()
                     starts, noise, totals = self._draw(batch)
-                    result = self._replay(batch.batch, starts, noise)
+                    result = self._replay(batch.batch, starts, noise, totals)
                     if result is None:
                         warm_up = nullcontext() if self.graphs is None else self.graphs.warm_up()
                         # PyTorch counts in a mode in which nothing is compiled: that step's rounding would be another.
@@ -299,11 +296,12 @@ class _Trainer:
         noise = Noise(noise.posterior[shard, :, :longest], None if noise.source is None else noise.source[shard])
         return starts[shard], noise, BatchTotals(len(batch.clips), batch.num_frames)
 
-    def _replay(self, batch: Batch | None, starts: Tensor, noise: Noise) -> StepResult | None:
+    def _replay(self, batch: Batch | None, starts: Tensor, noise: Noise, totals: BatchTotals) -> StepResult | None:
         """Take the step by a CUDA graph; None where it must be eager."""
-        if self.graphs is None or batch is None:
+        if self.graphs is None:
             return None
-        return self.graphs.replay(StepInputs(batch, starts, noise), self.sampler.micro_batcher.limit)
+        inputs = None if batch is None else StepInputs(batch, starts, noise)
+        return self.graphs.replay(inputs, self.sampler.micro_batcher.limit, totals)
 
     def _after_step(self, batch: GlobalBatch, result: StepResult, started: float) -> None:
         """Advance the progress, then report, evaluate, save and stop as is due."""
