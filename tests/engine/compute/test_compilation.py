@@ -1,5 +1,6 @@
 """torch.compile of functions: its time is reported, and what cannot be compiled runs as it is."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from rvc_engine.compute.compilation import Compiler, keep_in_users_cache
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's compiler uses what PyTorch deprecates
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +87,5 @@ def test_kernels_are_kept_in_the_users_own_folder_unless_the_user_says_where(
             if not given:
                 patch.delenv("TORCHINDUCTOR_CACHE_DIR")
             keep_in_users_cache()
-            import os
-
             assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == expected
             patch.setenv("TORCHINDUCTOR_CACHE_DIR", "")

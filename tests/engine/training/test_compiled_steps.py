@@ -72,6 +72,7 @@ def test_captured_steps_replay_the_compiled_parts() -> None:
     assert recorder.calls["decoder"] == 5
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's compiler uses what PyTorch deprecates
 @pytest.mark.long  # compiling takes a minute of a core for each format
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 def test_compiled_steps_on_a_cpu_give_the_losses_of_steps_that_are_not(name: FormatName) -> None:
