@@ -14,6 +14,7 @@ from rvc_engine.data.batch import Batch
 from rvc_engine.errors import GraphsFailed
 from rvc_engine.events import Failed
 from rvc_engine.models.synthesizer import Noise
+from rvc_engine.training import cuda_graphs
 from rvc_engine.training.cuda_graphs import GraphedSteps
 from rvc_engine.training.distributed.launcher import _RankGroup
 from rvc_engine.training.micro_batches import MicroBatcher
@@ -62,11 +63,24 @@ def share(inputs: StepInputs, rank: int) -> StepInputs | None:
     return StepInputs(batch, inputs.starts[part], Noise(*(each[part] for each in inputs.noise)))
 
 
+def in_float64(run: Run) -> None:
+    """In which sums in another order are the same: AdamW's first steps make much of small differences."""
+    run.state.synthesizer.double()
+    run.state.discriminators.double()
+
+
+def float64_inputs(*arguments: int) -> StepInputs:
+    inputs = made_up_inputs(*arguments)
+    batch = Batch(*(each.double() if each.is_floating_point() else each for each in vars(inputs.batch).values()))
+    return StepInputs(batch, inputs.starts, Noise(*(each.double() for each in inputs.noise)))
+
+
 class Rank(Run):
     """Steps of one of two ranks."""
 
     def __init__(self, rank: int, exchange: Exchange, limit: int) -> None:
         super().__init__(None)
+        in_float64(self)
         self.distributed, self.capturer = ThreadContext(rank, exchange), FakeCapturer()
         self.micro_batcher = MicroBatcher(limit, self.distributed)
         self.graphs = GraphedSteps(self.state, self.capturer, LONG, {4}, self.save, self.distributed)
@@ -85,26 +99,27 @@ class Rank(Run):
 
 
 @pytest.mark.parametrize("limit", [2, 1])
-def test_captured_steps_of_two_ranks_are_those_of_one_process(limit: int) -> None:
+def test_captured_steps_of_two_ranks_are_those_of_one_process(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "WARM_UP_STEPS", 1)
     exchange, plain = Exchange(), Run(None)
+    in_float64(plain)
     ranks = [Rank(number, exchange, limit) for number in range(NUM_RANKS)]
-    shapes = [(4, LONG)] * 4 + [(4, SHORT)] * 2 + [(1, LONG), (4, LONG)]
     flags = []
     with ThreadPoolExecutor(NUM_RANKS) as pool:
-        for number, (clips, frames) in enumerate(shapes):
-            inputs = made_up_inputs(number, clips, frames)
+        for number, (clips, frames) in enumerate([(4, LONG), (4, LONG), (1, SHORT), (4, LONG)]):
+            inputs = float64_inputs(number, clips, frames)
             before = ranks[0].distributed.num_flags
             found = list(pool.map(lambda rank, inputs=inputs: rank.take(inputs), ranks))  # type: ignore[misc]
             assert found[0] == found[1]
-            assert found[0] == pytest.approx(plain.step(inputs), rel=1e-4)
+            assert found[0] == pytest.approx(plain.step(inputs), rel=1e-6)
             flags.append(ranks[0].distributed.num_flags - before)
     assert torch.equal(ranks[0].weights, ranks[1].weights)
-    assert float((ranks[0].weights - plain.weights).norm() / plain.weights.norm()) < 1e-5
+    assert float((ranks[0].weights - plain.weights).norm() / plain.weights.norm()) < 1e-9
     for rank in ranks:
         assert rank.num_saves == 1
-        # Three graphs for each of two shapes; the step of one clip, which the second rank has no part of, is eager.
-        assert (rank.capturer.num_captured, rank.capturer.num_replayed) == (6, 9)
-    assert flags == [3, 3, 3, 1, 3, 1, 3, 1], "by graphs the ranks agree once, and not in each half"
+        # Three graphs; the step of one clip, of which the second rank has no part, is eager.
+        assert (rank.capturer.num_captured, rank.capturer.num_replayed) == (3, 6)
+    assert flags == [3, 1, 3, 1], "by graphs the ranks agree once, and not in each half"
 
 
 def test_a_rank_whose_capture_fails_has_the_engine_start_again_without_graphs() -> None:
