@@ -11,6 +11,8 @@ from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.compilation import Compiler
 from rvc_engine.compute.precision import FormatName, Precision
 from rvc_engine.models.activation_checkpointing import set_activation_checkpointing
+from rvc_engine.models.backend import PYTORCH, use_backend
+from rvc_engine.training import step as step_module
 from rvc_engine.training.micro_batches import MicroBatcher
 from rvc_engine.training.step import training_step
 from tests.engine.training.test_cuda_graphs import FakeCapturer, Run, fresh_state, made_up_inputs
@@ -70,6 +72,28 @@ def test_captured_steps_replay_the_compiled_parts() -> None:
     for number in range(5):
         assert run.step(made_up_inputs(number)) == plain.step(made_up_inputs(number))
     assert recorder.calls["decoder"] == 5
+
+
+@pytest.mark.long  # tracing takes half a minute of a core
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_gpus_way_through_the_models_is_one_graph_for_each_part_and_traced_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Weights computed at once, in float16, with PyTorch's own layouts; nothing is compiled for it."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(step_module, "_computes_weights_at_once", lambda _: True)
+    warned: list[str] = []
+    logged: list[str] = []
+    states = [fresh_state(Precision("fp16", "cpu")) for _ in range(2)]
+    for state in states:
+        use_backend(state.synthesizer, PYTORCH)
+        use_backend(state.discriminators, PYTORCH)
+    plain, compiled = states
+    compiled.compile(Compiler(logged.append, warned.append, "eager"))
+    for number in range(2):
+        assert step(compiled, number) == step(plain, number)
+    assert not warned
+    assert len(logged) == 4, logged
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's compiler uses what PyTorch deprecates
