@@ -5,6 +5,7 @@ It needs a compiler on the machine: Triton and a C compiler for a GPU, a C++ com
 
 import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,8 @@ class Compiler:
         torch._dynamo.config.recompile_limit = MAX_SHAPES
         # Else an error in compiling a backward pass would show there, where it cannot be told from others.
         torch._functorch.config.force_non_lazy_backward_lowering = True
+        # PyTorch looks at the gradients of a compiled function's inputs: here also at those of computed weights.
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
         compiled = torch.compile(function, fullgraph=True, dynamic=False, backend=self._compile_graph)
         errors = torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit
         has_failed = False
