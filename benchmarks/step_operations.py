@@ -27,20 +27,6 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Costs of a step."""
-
-    kernels: int
-    casts: int
-    """Copies between number formats, among the kernels."""
-    elsewhere: int
-    """Results on another device."""
-    peak_bytes: int
-    state_bytes: int
-    """Weights, moments and inputs, of the peak."""
-
-
-@dataclass(frozen=True)
 class Peaks:
     """Bytes of live tensors at the peak of each phase, with weights, moments and inputs."""
 
@@ -61,21 +47,8 @@ class Peaks:
         return self.step + self.capture - self.state
 
 
-def count(config: TrainingConfig, number_format: FormatName, clips: int, frames: int, limit: int) -> Counts:
-    """Count the second step of a run: the first makes the optimizers' state. Within `fake_device`."""
-    step = FakeStep.build(config, number_format, clips, frames)
-    step.take(limit)
-    step.state.generator_optimizer.zero_grad()
-    memory, operations = LiveBytes(step.tensors()), Operations()
-    state_bytes = memory.now
-    with memory, operations:
-        step.take(limit)
-    elsewhere = sum(operations.elsewhere.values())
-    return Counts(operations.num_kernels, operations.num_casts, elsewhere, memory.peak, state_bytes)
-
-
-def peaks(step: FakeStep, limit: int) -> Peaks:
-    """Memory of each phase of a run that has taken a step. Within `fake_device`."""
+def peaks(step: FakeStep, limit: int, operations: Operations) -> Peaks:
+    """Memory of each phase of a run that has taken a step; counts the operations of a step. Within `fake_device`."""
     state, inputs = step.state, step.inputs
 
     def peak(work: Callable[[], object]) -> int:
@@ -91,6 +64,10 @@ def peaks(step: FakeStep, limit: int) -> Peaks:
         with training_pass(state, state.discriminators):
             state.discriminate(torch.cat([inputs.real_segments(state.hparams), output.wave.detach()]))
 
+    def take() -> None:
+        with operations:
+            step.take(limit)
+
     def capture() -> None:
         clips, frames = inputs.num_clips, inputs.batch.spec.shape[2]
         CapturedStep.capture(state, _RunningCapturer(), inputs, GraphShape(clips, frames, limit, clips))
@@ -103,7 +80,7 @@ def peaks(step: FakeStep, limit: int) -> Peaks:
         with torch.no_grad():
             state.synthesizer.infer(*one, batch.lengths[:1], batch.speakers[:1], noise, source)
 
-    return Peaks(peak(lambda: None), peak(forward), peak(lambda: step.take(limit)), peak(capture), peak(evaluation))
+    return Peaks(peak(lambda: None), peak(forward), peak(take), peak(capture), peak(evaluation))
 
 
 class _RunningCapturer:
@@ -149,18 +126,17 @@ def main() -> None:
                 "micro_batch": limit,
                 "gradient_checkpointing": options.gradient_checkpointing,
             }
-            found = count(config, number_format, options.batch_size, options.frames, limit)
+            step, operations = FakeStep.build(config, number_format, options.batch_size, options.frames), Operations()
+            step.take(limit)  # makes the optimizers' state
+            phases = peaks(step, limit, operations)
             line = {
-                "operations": found.kernels,
-                "casts": found.casts,
-                "results_elsewhere": found.elsewhere,
-                "peak_gb": round(found.peak_bytes / 1e9, 3),
-                "state_gb": round(found.state_bytes / 1e9, 3),
+                "operations": operations.num_kernels,
+                "casts": operations.num_casts,
+                "results_elsewhere": sum(operations.elsewhere.values()),
+                "peak_gb": round(phases.step / 1e9, 3),
+                "state_gb": round(phases.state / 1e9, 3),
             }
             print(json.dumps({"name": "training step on a GPU, counted", **setting, **line}), flush=True)
-            step = FakeStep.build(config, number_format, options.batch_size, options.frames)
-            step.take(limit)
-            phases = peaks(step, limit)
             line = {f"{name}_gb": round(value / 1e9, 3) for name, value in asdict(phases).items()}
             line |= {
                 "beside_graphs_gb": round(phases.beside_graphs / 1e9, 3),
