@@ -91,22 +91,24 @@ def main() -> None:
 
 
 class Means:
-    """Prints each line, and in the end the mean of each estimator's lines, with their standard deviation."""
+    """Prints each line, and in the end the mean of the lines of each choice, with their standard deviation."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "estimator") -> None:
+        """`kind` of choices, as the lines name it."""
+        self._kind = kind
         self._values: dict[tuple[str, str], list[Mapping[str, float]]] = defaultdict(list)
 
-    def add(self, source: str, part: str, estimator: str, values: Mapping[str, float]) -> None:
+    def add(self, source: str, part: str, choice: str, values: Mapping[str, float]) -> None:
         """Print a line of a speaker or a seed."""
-        self._values[part, estimator].append(values)
+        self._values[part, choice].append(values)
         rounded = {key: round(value, 4) for key, value in values.items()}
-        print(json.dumps({"part": part, "estimator": estimator, "source": source, **rounded}), flush=True)
+        print(json.dumps({"part": part, self._kind: choice, "source": source, **rounded}), flush=True)
 
     def print(self) -> None:
         """Print the means."""
-        for (part, estimator), found in self._values.items():
+        for (part, choice), found in self._values.items():
             keys = [key for key in found[0] if all(key in values for values in found)]
-            line: Line = {"part": part, "estimator": estimator, "of": len(found), "device": cpu_name()}
+            line: Line = {"part": part, self._kind: choice, "of": len(found), "device": cpu_name()}
             line["mean"] = {key: round(statistics.fmean(values[key] for values in found), 4) for key in keys}
             if len(found) > 1:
                 line["spread"] = {key: round(statistics.stdev(values[key] for values in found), 4) for key in keys}

@@ -25,7 +25,7 @@ PROGRAM_VARIABLES = ("PATH", "LANG", "LC_*", "TMPDIR", "LD_LIBRARY_PATH", *_SYST
 ENGINE_VARIABLES = (
     *PROGRAM_VARIABLES, "HOME", "USER", "TZ", "XDG_*",
     "CUDA_*", "NVIDIA_*", "NCCL_*", "GLOO_*", "HIP_*", "HSA_*", "ROCR_*", "MIOPEN_*", "ZE_*", "ONEAPI_*",
-    "PYTORCH_*", "TORCH_*", "OMP_*", "MKL_*", "KMP_*",
+    "PYTORCH_*", "TORCH_*", "TORCHINDUCTOR_*", "TRITON_*", "CC", "CXX", "OMP_*", "MKL_*", "KMP_*",
     "HF_HOME", "SSL_CERT_*", "REQUESTS_CA_BUNDLE", *sorted(_ADDRESSES),
 )
 # fmt: on

@@ -161,6 +161,10 @@ class TrainingConfig(BaseModel):
     graphs: Literal["auto", "off"] = "auto"
     """Whether steps run as CUDA graphs. auto: on an NVIDIA GPU, one launch a step instead of thousands; where that
     fails, the engine starts again without them. off: one kernel after another, for a driver that does not bear them."""
+    compile: bool = False
+    """Compile decoder and discriminators with torch.compile for training: fewer kernels in a step, for minutes of
+    compiling at the start of a run, the same results but for rounding. It needs a compiler on the machine: Triton and a
+    C compiler for a GPU, a C++ compiler for a CPU; without one, training goes on as if off, and a warning says why."""
     gradient_checkpointing: bool = False
     """Recompute activations of the generator in the backward pass instead of storing them: less memory, more time
     (about one forward pass per step), the same gradients."""

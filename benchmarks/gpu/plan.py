@@ -23,11 +23,11 @@ class Part:
 PARTS = (
     Part("gradients", 20, "cosine to float32's gradients, by number format"),
     Part("steps", 50, "step time without and with graphs, at batch 4 and 16, with the share of the GPU's limit"),
-    Part("compiled", 30, "step time with the decoder compiled by torch.compile, and the seconds of compiling"),
+    Part("compiled", 90, "step time with compile=true, and the seconds of compiling"),
     Part("memory", 20, "peak memory beside the plain way"),
     Part("failures", 25, "out of memory and a failed capture, forced, and what followed"),
     Part("losses", 35, "losses of 150 steps beside the plain way, from the same weights and batches"),
-    Part("voices", 270, "voices per hour at 1, 2, 4 and 8 at once, from steady steps"),
+    Part("voices", 210, "voices per hour at 1, 2, 4 and 8 at once, from steady steps"),
     Part("index", 10, "k-means and the nearest centres of 30,000 rows; with FAISS the whole index"),
     Part("content", 10, "content features of ten minutes; decoding"),
     Part("pitch", 10, "F0 of ten minutes"),

@@ -1,5 +1,6 @@
 """State in a checkpoint: models with their optimizers and scalers, and the progress of training."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -7,10 +8,11 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 
+from rvc_engine.compute.compilation import Compiler
 from rvc_engine.compute.precision import Precision
 from rvc_engine.hyperparameters import PUBLISHED_WIDTH, WEIGHT_DECAY, Hyperparameters
 from rvc_engine.models.activation_checkpointing import set_activation_checkpointing
-from rvc_engine.models.discriminators import Discriminators
+from rvc_engine.models.discriminators import DiscriminatorOutput, Discriminators
 from rvc_engine.models.synthesizer import Synthesizer
 
 
@@ -58,8 +60,11 @@ class GanTrainState:
     precision: Precision
     generator_scaler: GradScaler = field(init=False)
     discriminator_scaler: GradScaler = field(init=False)
+    discriminate: Callable[[Tensor], list[DiscriminatorOutput]] = field(init=False)
+    """The discriminators, or what `compile` made of them."""
 
     def __post_init__(self) -> None:
+        self.discriminate = self.discriminators
         self.set_precision(self.precision)
 
     @classmethod
@@ -84,6 +89,16 @@ class GanTrainState:
             _adamw(discriminators, hparams, learning_rate),
             precision or Precision("fp32", device.type),
         )
+
+    def compile(self, compiler: Compiler) -> None:
+        """Have steps run a compiled decoder and compiled discriminators: their inputs are segments of one length.
+
+        The modules stay as they are, and so do the names of their weights. With activation checkpointing the decoder is
+        left out: its blocks are computed again one by one.
+        """
+        if not self.checkpoints_activations:
+            self.synthesizer.decode = compiler.compile(self.synthesizer.dec.forward, "decoder")
+        self.discriminate = compiler.compile(self.discriminators.forward, "discriminators")
 
     def set_precision(self, precision: Precision) -> None:
         """Set the number format, with a fresh scaler for each model: an overflow in one is none in the other."""

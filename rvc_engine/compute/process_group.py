@@ -102,7 +102,16 @@ class DistributedContext:
         """Sum gradients over all ranks into the model; returns the sum of their losses, of the shape of `losses`."""
         if flat is None:
             return losses
+        self.sum_over_ranks(flat)
+        return self.set_gradients(model, losses, flat)
+
+    def sum_over_ranks(self, flat: Tensor) -> None:
+        """Sum flattened gradients over all ranks, in place."""
         _translate_peer_failure(lambda: dist.all_reduce(flat))
+
+    @staticmethod
+    def set_gradients(model: nn.Module, losses: Tensor, flat: Tensor) -> Tensor:
+        """Set a model's gradients to views of flattened ones; returns the losses beside them, like `losses`."""
         position = 0
         for p in model.parameters():
             p.grad = flat[position : position + p.numel()].view_as(p)

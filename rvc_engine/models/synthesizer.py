@@ -3,6 +3,7 @@
 Random numbers are inputs, as a `Noise`, so that a step can be repeated exactly.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,6 +76,8 @@ class Synthesizer(nn.Module):
         if hparams.version == "v1":
             self.enc_p = text_encoder()
         self.dec = HifiGanDecoder(hparams)
+        self.decode: Callable[..., Tensor] | None = None
+        """The decoder in a form for training passes, such as a compiled one; None: itself."""
         if with_posterior:
             self.enc_q = PosteriorEncoder(hparams.spec_channels, channels, gin)
         self.flow = Flow(channels, gin)
@@ -102,7 +105,7 @@ class Synthesizer(nn.Module):
         mask = frame_mask(lengths, spec.shape[2], spec.dtype)
         prior_mean, prior_log_std = self.enc_p(features, coarse_f0, mask)
         latent, _, log_std = self.enc_q(spec, mask, speaker, noise.posterior)
-        wave = self._decode_segments(latent, f0, speaker, starts, noise)
+        wave = self._decode_segments(self.decode or self.dec, latent, f0, speaker, starts, noise)
         return SynthesizerOutput(
             wave, mask, prior_mean, prior_log_std, log_std, latent_prior=self.flow(latent, mask, speaker)
         )
@@ -115,14 +118,20 @@ class Synthesizer(nn.Module):
         speaker = self.emb_g(speakers).unsqueeze(2)
         mask = frame_mask(lengths, spec.shape[2], spec.dtype)
         latent, _, _ = self.enc_q(spec, mask, speaker, noise.posterior)
-        return self._decode_segments(latent, f0, speaker, starts, noise)
+        return self._decode_segments(self.dec, latent, f0, speaker, starts, noise)
 
     def _decode_segments(
-        self, latent: Tensor, f0: Tensor | None, speaker: Tensor, starts: Tensor, noise: Noise
+        self,
+        decode: Callable[..., Tensor],
+        latent: Tensor,
+        f0: Tensor | None,
+        speaker: Tensor,
+        starts: Tensor,
+        noise: Noise,
     ) -> Tensor:
         frames = self.hparams.segment_frames
         segment_f0 = cut_segments(f0, starts, frames) if f0 is not None else None
-        return self.dec(cut_segments(latent, starts, frames), segment_f0, speaker, noise.source)
+        return decode(cut_segments(latent, starts, frames), segment_f0, speaker, noise.source)
 
     @torch.no_grad()
     def infer(

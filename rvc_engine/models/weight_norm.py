@@ -19,9 +19,6 @@ from rvc_engine.models.backend import BackendModule
 class _WeightNorm(BackendModule, ABC):
     """A convolution with the bias and initial weight of a plain one: PyTorch's default initialisation."""
 
-    _cached: Tensor | None = None
-    _cached_bias: Tensor | None = None
-
     def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d, keep_fp32: bool = False) -> None:
         """`keep_fp32` marks a layer that is sensitive to rounding."""
         super().__init__()
@@ -31,6 +28,9 @@ class _WeightNorm(BackendModule, ABC):
         self.weight_g = nn.Parameter(torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True))
         self.weight_v = nn.Parameter(weight)
         self.keep_fp32 = keep_fp32
+        # Not of the class: a compiled function would be compiled again once the object has them.
+        self._cached: Tensor | None = None
+        self._cached_bias: Tensor | None = None
 
     def weight(self) -> Tensor:
         """Weight of the convolution, of weight_v's shape; float32 inside autocast too, which ignores this operator."""

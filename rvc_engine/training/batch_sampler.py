@@ -116,7 +116,11 @@ class BatchSampler:
         """The batches of an epoch, starting with the `first`."""
         plan = epoch_batches(self.lengths, self.batch_size, self._seed, epoch, fills_last=self._fills_last)[first:]
         shards = [clips[self._distributed.shard(clips)] for clips in plan]
-        batches = self._loader.batches([BatchPlan(shard, self._padded_length(shard)) for shard in shards])
+        # On a GPU all ranks pad alike: a graph of one shape is due on all of them in one step.
+        padded = plan if self._length_buckets else shards
+        batches = self._loader.batches(
+            [BatchPlan(shard, self._padded_length(clips)) for shard, clips in zip(shards, padded, strict=True)]
+        )
         lengths = to_device_tensors(self._device, [[self.lengths[clip] for clip in clips] for clips in plan])
         for clips, clip_lengths, batch in zip(plan, lengths, batches, strict=True):
             yield GlobalBatch(

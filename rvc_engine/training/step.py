@@ -173,14 +173,14 @@ def training_step(
                     d_loss = discriminator_backward(state, micro_batches, output, totals)
                     flat = distributed.flatten_gradients(state.discriminators, d_loss)
                 d_loss = distributed.all_reduce_gradients(state.discriminators, d_loss, flat)
-                grad_norm_d = _optimizer_step(
+                grad_norm_d = optimizer_step(
                     state.discriminators, state.discriminator_optimizer, state.discriminator_scaler
                 )
             with micro_batcher.synchronized():
                 g_losses = generator_backward(state, micro_batches, output, totals)
                 flat = distributed.flatten_gradients(state.synthesizer, g_losses)
             g_losses = distributed.all_reduce_gradients(state.synthesizer, g_losses, flat)
-            grad_norm_g = _optimizer_step(state.synthesizer, state.generator_optimizer, state.generator_scaler)
+            grad_norm_g = optimizer_step(state.synthesizer, state.generator_optimizer, state.generator_scaler)
             gen, fm, mel, kl = g_losses.unbind()
             return StepResult(d_loss.squeeze(0), gen, fm, mel, kl, grad_norm_d, grad_norm_g)
         except RuntimeError as error:
@@ -218,7 +218,7 @@ def discriminator_backward(
         with state.precision.autocast():
             fake = state.synthesizer.generate(*micro_batch.generate_arguments) if output is None else output.wave
         with training_pass(state, state.discriminators):
-            outputs = state.discriminators(torch.cat([micro_batch.real_segments(state.hparams), fake.detach()]))
+            outputs = state.discriminate(torch.cat([micro_batch.real_segments(state.hparams), fake.detach()]))
         share = micro_batch.num_clips / totals.num_clips
         micro_batch_loss = losses.discriminator_loss([score for score, _ in outputs]) * share
         state.discriminator_scaler.scale(micro_batch_loss).backward()  # type: ignore[no-untyped-call]
@@ -258,8 +258,8 @@ def _micro_batch_backward(
             output = state.synthesizer(*micro_batch.forward_arguments)
     with state.precision.autocast():
         with torch.no_grad():
-            real_outputs = state.discriminators(micro_batch.real_segments(hparams))
-        fake_outputs = state.discriminators(output.wave)
+            real_outputs = state.discriminate(micro_batch.real_segments(hparams))
+        fake_outputs = state.discriminate(output.wave)
     gen = losses.generator_loss(fake_outputs) * share
     fm = losses.feature_loss(real_outputs, fake_outputs) * share
     mel = hparams.mel_weight * mel_distance(hparams, output.wave, micro_batch.target_mel(hparams)) * share
@@ -281,7 +281,7 @@ def zero_grad_and_init(optimizer: AdamW) -> None:
                 optimizer.state[p] = state
 
 
-def _optimizer_step(model: nn.Module, optimizer: AdamW, scaler: GradScaler) -> Tensor:
+def optimizer_step(model: nn.Module, optimizer: AdamW, scaler: GradScaler) -> Tensor:
     """Update the weights, unless a float16 gradient overflowed. Returns the gradients' norm, on the device."""
     scaler.unscale_(optimizer)
     norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

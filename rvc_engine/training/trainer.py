@@ -23,6 +23,7 @@ from rvc_engine.checkpoints.retention import SaveRegistry
 from rvc_engine.checkpoints.step_numbers import step_above
 from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress, completed_epochs
 from rvc_engine.compute.accelerators import has_graphs
+from rvc_engine.compute.compilation import Compiler, keep_in_users_cache
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.compute.precision import Precision, use_tf32
 from rvc_engine.compute.process_group import SINGLE_PROCESS, DistributedContext
@@ -156,6 +157,9 @@ class _Trainer:
         self.result: StepResult | None = None
         if progress.is_full_precision:
             self.state.set_precision(self.precision.fp32())
+        if self.config.compile:  # here and not before: trials of batch sizes would be compiled too
+            keep_in_users_cache()
+            self.state.compile(Compiler(self.report.log, self.report.warn))
         if self.evaluation is not None:
             self.evaluation.start(progress)
         self.graphs = self._graphed_steps()
@@ -172,19 +176,16 @@ class _Trainer:
         if not are_enabled(self.config):
             self.report.log("training runs without CUDA graphs, one kernel after another")
             return None
-        if self.distributed.world_size > 1:
-            self.report.log("several processes train without CUDA graphs, one kernel after another")
-            return None
+        sampler, save = self.sampler, self._save_before_graphs
         capturer = CudaGraphCapturer(self.device)
-        return GraphedSteps(
-            self.state, capturer, self.sampler.max_frames, self.sampler.batch_sizes, self._save_before_graphs
-        )
+        return GraphedSteps(self.state, capturer, sampler.max_frames, sampler.batch_sizes, save, self.distributed)
 
     def _save_before_graphs(self) -> None:
         """Save a checkpoint, and wait for it: after a failed capture the engine starts again from there."""
         if self.saved_step != self.progress.step:
             self._checkpoint()
         self.checkpointer.wait()
+        self.distributed.all_reduce_any(False)  # rank 0 writes: a capture that fails elsewhere would end it
 
     def _fresh_state(self) -> GanTrainState:
         """A fresh train state, the same on every call and rank."""
@@ -255,10 +256,12 @@ class _Trainer:
                 for batch in self._remaining_batches():
                     started = time.monotonic()
                     starts, noise, totals = self._draw(batch)
-                    result = self._replay(batch.batch, starts, noise)
+                    result = self._replay(batch.batch, starts, noise, totals)
                     if result is None:
                         warm_up = nullcontext() if self.graphs is None else self.graphs.warm_up()
-                        with warm_up, self.progress_reporter.throughput.count_flops(len(starts)):
+                        # PyTorch counts in a mode in which nothing is compiled: that step's rounding would be another.
+                        num_counted = 0 if self.config.compile else len(starts)
+                        with warm_up, self.progress_reporter.throughput.count_flops(num_counted):
                             result = training_step(
                                 self.state, batch.batch, starts, noise, totals, self.sampler.micro_batcher
                             )
@@ -293,11 +296,12 @@ class _Trainer:
         noise = Noise(noise.posterior[shard, :, :longest], None if noise.source is None else noise.source[shard])
         return starts[shard], noise, BatchTotals(len(batch.clips), batch.num_frames)
 
-    def _replay(self, batch: Batch | None, starts: Tensor, noise: Noise) -> StepResult | None:
+    def _replay(self, batch: Batch | None, starts: Tensor, noise: Noise, totals: BatchTotals) -> StepResult | None:
         """Take the step by a CUDA graph; None where it must be eager."""
-        if self.graphs is None or batch is None:
+        if self.graphs is None:
             return None
-        return self.graphs.replay(StepInputs(batch, starts, noise), self.sampler.micro_batcher.limit)
+        inputs = None if batch is None else StepInputs(batch, starts, noise)
+        return self.graphs.replay(inputs, self.sampler.micro_batcher.limit, totals)
 
     def _after_step(self, batch: GlobalBatch, result: StepResult, started: float) -> None:
         """Advance the progress, then report, evaluate, save and stop as is due."""

@@ -37,7 +37,7 @@ MAX_CORRECTION = 8.0
 MAX_SOUNDS = 10_000
 _STEP = ("version", "sample_rate", "f0", "width", "batch_size", "accumulate_steps", "precision", "tf32")
 _KIND = (*_STEP, "gradient_checkpointing", "pitch", "content", "evaluate")  # settings that decide a job's duration
-_ADDED = {"graphs": "auto"}  # later settings, which jobs of before lack
+_ADDED = {"graphs": "auto", "compile": False}  # later settings, which jobs of before lack
 _CUTTING = {"slicing": "auto", "slice_seconds": None, "slice_overlap_seconds": None}  # jobs of before lack them
 
 Bounds = tuple[float, float]

@@ -45,7 +45,7 @@ def test_each_part_gives_its_results_on_a_cpu_in_small(tmp_path: Path) -> None:
     ]
     assert {line["name"] for line in lines if "left_out" in line} == {
         "step by graphs, batch 2",
-        "step with a compiled decoder",
+        "step with compile=true",
     }
 
 

@@ -23,7 +23,7 @@ from rvc_engine.child_processes import inherited_environment, python_command
 from rvc_engine.compute.accelerators import num_sharing
 from rvc_engine.config import TrainingConfig
 from rvc_engine.environment.processes import PIPE, ProcessGroup
-from rvc_engine.errors import EngineError, RankFailure, StopRequested, error_from_code
+from rvc_engine.errors import EngineError, GraphsFailed, RankFailure, StopRequested, error_from_code
 from rvc_engine.events import Failed, Stopped, Succeeded, parse_event
 from rvc_engine.reporting import StageReport
 from rvc_engine.training.distributed.request import EXIT_ORPHANED, EXIT_PEER_FAILED, STOP, RankRequest
@@ -157,6 +157,8 @@ class _RankGroup:
 
     def raise_for_exit(self) -> None:
         """Return after a complete training; raise for any other exit."""
+        if self._failed is not None and self._failed.code == GraphsFailed.code:
+            raise GraphsFailed(self._failed.message)  # no other error of a rank has this code
         if self._failed is not None:
             raise error_from_code(self._failed.code, self._failed.message)
         if self._process.returncode == 0 and self._stopped:

@@ -37,6 +37,7 @@ def chosen(*words: str) -> dict[str, Any]:
         (["--precision", "bf16"], "precision", "bf16"),
         (["--no-tf32"], "tf32", False),
         (["--graphs", "off"], "graphs", "off"),
+        (["--compile"], "compile", True),
         (["--speakers", "folders"], "speakers", "folders"),
         (["--speakers", "anna=0,bob=1"], "speakers", {"anna": 0, "bob": 1}),
         (["--gradient-checkpointing"], "gradient_checkpointing", True),

@@ -29,6 +29,7 @@ from rvc_engine.training.step import StepResult
 from rvc_engine.training.trainer import BaseWeights
 from rvc_engine.workspace.layout import Workspace
 from tests.engine.training.failing_graphs import UnusableGraphs
+from tests.engine.training.test_compiled_steps import Recorder
 
 ENGINE = Path(trainer.__file__).parents[1]
 MAX_FRAMES_TO_THE_MODEL = 4
@@ -147,6 +148,26 @@ def test_graphs_are_left_out_where_the_configuration_says_so(
     monkeypatch.setattr(trainer, "CudaGraphCapturer", UnusableGraphs)
     progress, _ = train(prepared, CONFIG.model_copy(update={"total_epochs": 3, "graphs": "off"}))
     assert progress.step == 6
+
+
+def test_a_run_with_compiled_parts_goes_on_without_them_from_the_same_checkpoint(
+    prepared: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compiled is a function of the models, whose weights keep their names."""
+    recorder, plain = Recorder(), Workspace(tmp_path / "plain", "anna")
+    shutil.copytree(prepared.root, plain.root)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(trainer, "Compiler", lambda *_: recorder)
+    train(prepared, CONFIG.model_copy(update={"compile": True}))
+    assert recorder.calls == {"decoder": 2, "discriminators": 6}
+    longer = CONFIG.model_copy(update={"total_epochs": 2})
+    progress, events = train(prepared, longer)
+    assert progress.step == 4
+    assert any(isinstance(event, Log) and event.message.startswith("resuming after step 2,") for event in events)
+    train(plain, longer)
+    assert recorder.calls["decoder"] == 2
+    ours, theirs = (load_trained_synthesizer(workspace)[0] for workspace in (prepared, plain))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_gpu_resumes_from_a_file_in_the_machines_memory(prepared: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ const GROUPS = {
   recordings: ["slicing", "slice_seconds", "slice_overlap_seconds", "normalize"],
   length: ["total_epochs", "stop_share", "max_epochs", "max_train_seconds", "batch_size", "accumulate_steps", "learning_rate", "lr_decay", "seed"],
   saves: ["save_every_epochs", "save_only_latest", "save_every_weights", "keep_saves", "num_best_saves", "evaluate", "evaluate_every_epochs", "checkpoint_every_steps"],
-  machine: ["precision", "tf32", "graphs", "gradient_checkpointing", "cache_data_on_device", "width"],
+  machine: ["precision", "tf32", "graphs", "compile", "gradient_checkpointing", "cache_data_on_device", "width"],
 };
 /** Groups that are open at first: the others are for those who know them. */
 const OPEN = ["voice", "length"];
