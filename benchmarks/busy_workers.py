@@ -65,8 +65,7 @@ class ScriptedWorker:
         self._number, self._pace, self._work = number, pace, work
         self._path, self._key = "", {}  # type: str, dict[str, str]
 
-    async def register(self) -> None:
-        """Register."""
+    async def _register(self) -> None:
         worker = WorkerRegistration(
             name=f"worker {self._number}",
             pid=self._number,
@@ -83,8 +82,9 @@ class ScriptedWorker:
         self._key = {WORKER_KEY_HEADER: registered["key"]}
 
     async def run(self) -> None:
-        """Run jobs until cancelled."""
+        """Register and run jobs until cancelled."""
         await asyncio.sleep(random.uniform(0, self._pace.job))
+        await self._register()
         while True:
             began = time.monotonic()
             claimed = await self._ask("POST", f"{self._path}/claims", self._key, JobClaim().model_dump_json())
@@ -141,8 +141,6 @@ async def measure(server: ServerProcess, num_workers: int, pace: Pace, seconds: 
     work = Work()
     workers = [ScriptedWorker(server.url, number, pace, work) for number in range(num_workers)]
     async with asyncio.TaskGroup() as group:
-        for worker in workers:
-            await worker.register()
         running = [group.create_task(worker.run()) for worker in workers]
         await asyncio.sleep(pace.job)
         work.claims.clear()
