@@ -38,5 +38,5 @@ class RouterUnderV1(APIRouter):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Whether a route fits the request."""
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        return super().matches(scope) if path.startswith(f"/v1{self.prefix}") else (Match.NONE, {})
+        path, beginning = scope["path"].removeprefix(scope.get("root_path", "")), self.prefix.partition("{")[0]
+        return super().matches(scope) if path.startswith(f"/v1{beginning}") else (Match.NONE, {})
