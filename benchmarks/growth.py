@@ -45,8 +45,8 @@ _COUNTS = (
 )
 
 
-def fill(engine: sa.Engine, template: Job, status: str, number: int) -> None:
-    """Copy a job `number` times, ten owners' in turn, with labels, names, and an attempt for each ended one.
+def fill(engine: sa.Engine, template: Job, status: str, number: int, num_owners: int = NUM_OWNERS) -> None:
+    """Copy a job `number` times, the owners' in turn, with labels, names, and an attempt for each ended one.
 
     PostgreSQL does so without triggers, which would take minutes, and their tables are filled afterwards.
     """
@@ -62,7 +62,7 @@ def fill(engine: sa.Engine, template: Job, status: str, number: int) -> None:
         labels = "json_build_object('team', 'team-' || (i % 1000))"
     values = {
         "id": f"'job_' || {ids}",
-        "owner": f"'owner-' || (i % {NUM_OWNERS})",
+        "owner": f"'owner-' || (i % {num_owners})",
         "name": "'voice ' || (i % 5000)",
         "status": f"'{status}'",
         "labels": labels,
@@ -104,8 +104,10 @@ def add_attempts(engine: sa.Engine, worker_id: str) -> None:
         connection.exec_driver_sql("ANALYZE" if is_sqlite else "VACUUM ANALYZE")
 
 
-def measure(url: str, folder: Path, num_queued: int, num_ended: int, rounds: int) -> dict[str, list[float]]:
-    """Times in seconds, by name of the request."""
+def filled(
+    url: str, folder: Path, num_queued: int, num_ended: int, num_owners: int = NUM_OWNERS
+) -> tuple[JobService, str, str]:
+    """A new database with these jobs, the dataset of all of them, and a worker."""
     engine = create_engine(url)
     open_instance(engine, Storage(folder))
     jobs = JobService(engine, storage=Storage(folder))
@@ -117,8 +119,8 @@ def measure(url: str, folder: Path, num_queued: int, num_ended: int, rounds: int
     template = jobs.get(jobs.submit(JobCreate(name="anna", dataset_id=dataset.id), owner=OWNER).job_id)
     worker_id = jobs.register_worker("bench", os.getpid(), "here", "cpu")
     began = time.monotonic()
-    fill(engine, template, "queued", num_queued)
-    fill(engine, template, "succeeded", num_ended)
+    fill(engine, template, "queued", num_queued, num_owners)
+    fill(engine, template, "succeeded", num_ended, num_owners)
     add_attempts(engine, worker_id)
     print_line(
         "growth: filled",
@@ -126,6 +128,13 @@ def measure(url: str, folder: Path, num_queued: int, num_ended: int, rounds: int
         "s",
         f"{url.partition(':')[0]}, {num_queued} queued, {num_ended} ended",
     )
+    return jobs, dataset.id, worker_id
+
+
+def measure(url: str, folder: Path, num_queued: int, num_ended: int, rounds: int) -> dict[str, list[float]]:
+    """Times in seconds, by name of the request."""
+    jobs, dataset_id, worker_id = filled(url, folder, num_queued, num_ended)
+    engine = jobs.engine
     with engine.connect() as connection:
         of_owner = sa.select(col(Job.id)).where(col(Job.owner) == OWNER)
         some = connection.execute(of_owner.order_by(col(Job.id)).limit(rounds)).scalars().all()
@@ -135,7 +144,7 @@ def measure(url: str, folder: Path, num_queued: int, num_ended: int, rounds: int
         http.headers["Authorization"] = (
             f"Bearer {http.post('/v1/tokens', json=asked, headers=AUTHORIZED).json()['secret']}"
         )
-        times = measure_requests(http, dataset.id, itertools.cycle(some), newest, rounds)
+        times = measure_requests(http, dataset_id, itertools.cycle(some), newest, rounds)
         times |= {"/metrics": [timed(lambda: http.get("/metrics", headers=AUTHORIZED)) for _ in range(rounds)]}
     times["claim"] = [timed(lambda: jobs.claim(worker_id)) for _ in range(rounds)]
     retention = Retention(jobs, Storage(folder), utc_now)

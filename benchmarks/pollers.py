@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -56,16 +56,24 @@ class Connection:
 
     async def get(self, path: str, etag: str | None = None) -> tuple[int, str | None, bytes]:
         """Status, ETag and body."""
+        return await self.ask("GET", path, {} if etag is None else {"If-None-Match": etag})
+
+    async def ask(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> tuple[int, str | None, bytes]:
+        """Status, ETag and body of the answer. `body`: JSON."""
         if self._streams is None:
             self._streams = await asyncio.open_connection(self._host, self._port)
         reader, writer = self._streams
-        condition = "" if etag is None else f"If-None-Match: {etag}\r\n"
-        head = f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\nAuthorization: Bearer {self._token}\r\n{condition}\r\n"
-        writer.write(head.encode())
+        sent = {"Host": self._host, "Authorization": f"Bearer {self._token}", **headers}
+        if body is not None:
+            sent |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items())]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + (body or b""))
         lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
-        return int(lines[0].split()[1]), headers.get("etag"), body
+        received = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+        content = await reader.readexactly(int(received.get("content-length", 0)))
+        return int(lines[0].split()[1]), received.get("etag"), content
 
     def close(self) -> None:
         """Close the connection."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import structlog
 from anyio.to_thread import current_default_thread_limiter, run_sync
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -200,10 +200,11 @@ def create_app(settings: ServerSettings) -> FastAPI:
     install(app)
     app.add_exception_handler(404, pages.missing)
     app.openapi = partial(document, app)  # type: ignore[method-assign] # FastAPI's documented way
-    v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
     for module in _MODULES:
-        v1.include_router(module.router)
-    for router in (v1, uploads.options, session.sign_in, shared.router, health.router, problems.router):
+        app.include_router(
+            module.router, prefix="/v1", dependencies=[Depends(refuse_unknown_parameters), Depends(check_access)]
+        )
+    for router in (uploads.options, session.sign_in, shared.router, health.router, problems.router):
         app.include_router(router, dependencies=[Depends(refuse_unknown_parameters)])
     app.include_router(pages.router)
     app.mount(shells.ADDRESS, shells.Assets(directory=shells.STATIC))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from pydantic import AfterValidator
 from starlette.concurrency import run_in_threadpool
 
@@ -34,12 +34,13 @@ from server.errors import Conflict, NotFound, Refused, UploadRefused, UploadTooL
 from server.fetching.fetcher import check_addresses
 from server.http.downloads import content_disposition, file_response
 from server.http.lists import Cursors, Limit
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.http.threads import on_disk
 from server.job_store.serializers import dataset_public
 from server.uploads.receive import StreamedBody
 
-router = APIRouter(prefix="/datasets", tags=["datasets"])
+router = RouterUnderV1(prefix="/datasets", tags=["datasets"])
 
 _CURSORS: Cursors[str] = Cursors("datasets", str)
 

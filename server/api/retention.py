@@ -2,15 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.administration import RetentionPlan, RetentionPolicy, RetentionPublic
 from server.api.authorization import requires
 from server.context import AppContext, Context
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 
-router = APIRouter(prefix="/retention", tags=["retention"])
+router = RouterUnderV1(prefix="/retention", tags=["retention"])
 
 DryRun = Annotated[bool, Query(description="Change nothing; return the plan.")]
 

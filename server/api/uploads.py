@@ -15,6 +15,7 @@ from server.api.authorization import require_principal, requires
 from server.context import MAX_INTEGER, AppContext, Context
 from server.database.tables import Upload
 from server.errors import ChecksumMismatch, Conflict, OffsetMismatch, Refused, UnsupportedMedia
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import TUS_VERSION, documented
 from server.http.threads import on_disk
 from server.middleware.media_types import has_body
@@ -30,7 +31,7 @@ from server.uploads.protocol import (
 )
 from server.uploads.receive import StreamedBody
 
-router = APIRouter(prefix="/uploads", tags=["uploads"])
+router = RouterUnderV1(prefix="/uploads", tags=["uploads"])
 options = APIRouter(prefix=ADDRESS, tags=["uploads"])
 """Outside `check_access`: OPTIONS needs no token."""
 

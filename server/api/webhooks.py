@@ -22,11 +22,12 @@ from server.api.authorization import OwnerFilter, require_principal, requires
 from server.context import AppContext, Context
 from server.database.tables import Delivery, Webhook
 from server.http.lists import Cursors, Limit
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.http.threads import to_write
 from server.webhooks.egress import check_url, resolve
 
-router = APIRouter(prefix="/webhooks", tags=["webhooks"])
+router = RouterUnderV1(prefix="/webhooks", tags=["webhooks"])
 
 _CURSORS: Cursors[str] = Cursors("webhooks", str)
 _DELIVERY_CURSORS: Cursors[str] = Cursors("deliveries", str)

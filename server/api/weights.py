@@ -31,13 +31,14 @@ from server.errors import Conflict
 from server.fetching.download import fetch
 from server.fetching.fetcher import REPORT_BYTES
 from server.http.lists import MAX_LONG_LIMIT, Cursors, Limit, LongLimit
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.http.threads import on_disk, to_write
 from server.storage.local import link_or_copy
 
 router = APIRouter()
-published = APIRouter(prefix="/weights", tags=["weights"])
-base = APIRouter(prefix="/base-weights", tags=["weights"])
+published = RouterUnderV1(prefix="/weights", tags=["weights"])
+base = RouterUnderV1(prefix="/base-weights", tags=["weights"])
 
 _CURSORS: Cursors[int] = Cursors("weights")
 _BASE_CURSORS: Cursors[str] = Cursors("base-weights", str)

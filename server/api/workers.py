@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
@@ -13,11 +13,12 @@ from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.errors import NotFound
 from server.http.lists import MAX_LONG_LIMIT, Cursors, LongLimit
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.jobs.serializers import workers_public
 from server.workers.gpu_telemetry import with_gpus
 
-router = APIRouter(prefix="/workers", tags=["server"])
+router = RouterUnderV1(prefix="/workers", tags=["server"])
 
 _CURSORS: Cursors[str] = Cursors("workers", str)
 

@@ -68,13 +68,15 @@ class Quotas:
                 f"{owner} has {jobs} unfinished jobs, and the limit is {quota.max_jobs}; wait for one to finish, or "
                 "cancel one"
             )
-        self.check_hours(session, owner)
+        self._check_hours(session, owner, quota)
         if quota.max_bytes is not None and (used := _bytes(session, owner)) >= quota.max_bytes:
             raise _too_many_bytes(owner, used, quota.max_bytes, "a job would store more")
 
     def check_hours(self, session: Session, owner: str) -> None:
         """Raise QuotaExceeded if the owner has used up the GPU hours of this month."""
-        quota = self._quota(session, owner)
+        self._check_hours(session, owner, self._quota(session, owner))
+
+    def _check_hours(self, session: Session, owner: str, quota: Quota) -> None:
         if quota.max_gpu_hours is not None:
             hours = _hours(session, owner, self._clock())
             if hours >= quota.max_gpu_hours:

@@ -26,6 +26,13 @@ from server.scheduling.resources import lacking, parse_needs
 _FORECAST: tuple[Any, ...] = (
     *(Job.number, Job.needs, Job.worker_id, Job.dataset_id, Job.config, Job.progress, Job.eta_seconds),
 )
+_CLAIMING = sa.select(Worker).where(
+    col(Worker.stopped_at).is_(None),
+    ~col(Worker.is_draining),
+    sa.func.coalesce(col(Worker.schema_version), SCHEMA_VERSION) == SCHEMA_VERSION,
+    col(Worker.last_seen_at) > sa.bindparam("since"),
+)
+"""Made once, for every answer on a queued job."""
 _UNKNOWN = Span(0.0, math.inf, math.inf)
 _LAST_NUMBER = 2**31 - 1  # of a job that is not submitted yet; PostgreSQL takes no larger one in this column
 
@@ -51,9 +58,7 @@ class Estimator:
 
     def live_workers(self, session: Session, now: datetime) -> Sequence[Worker]:
         """Workers that are alive and claim jobs."""
-        query = sa.select(Worker).where(col(Worker.stopped_at).is_(None), ~col(Worker.is_draining))
-        query = query.where(sa.func.coalesce(col(Worker.schema_version), SCHEMA_VERSION) == SCHEMA_VERSION)
-        workers = session.execute(query.where(col(Worker.last_seen_at) > now - FORGET_WORKERS_AFTER)).scalars()
+        workers = session.execute(_CLAIMING, {"since": now - FORGET_WORKERS_AFTER}).scalars()
         return [worker for worker in workers if not self._liveness.is_lost(worker, now)]
 
     def comparable(self, session: Session, config: Mapping[str, Any], workers: Iterable[Worker]) -> list[MeasuredJob]:

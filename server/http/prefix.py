@@ -7,7 +7,9 @@ nothing but their own response; its form is checked, so that no other host can b
 
 import re
 
+from fastapi import APIRouter
 from starlette.datastructures import Headers
+from starlette.routing import Match
 from starlette.types import Scope
 
 HEADER = "X-Forwarded-Prefix"
@@ -26,3 +28,15 @@ def shown_path(path: str) -> str:
     """A path for logs and messages: of a link to a voice without its secret, and what follows that."""
     found = _SECRET.match(path)
     return path if found is None else f"{found[0]}..."
+
+
+class RouterUnderV1(APIRouter):
+    """A router with a prefix under `/v1`, whose routes are tried only for paths with it.
+
+    FastAPI tries the routes of every router one after the other, which takes longer than many an answer.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether a route fits the request."""
+        path, beginning = scope["path"].removeprefix(scope.get("root_path", "")), self.prefix.partition("{")[0]
+        return super().matches(scope) if path.startswith(f"/v1{beginning}") else (Match.NONE, {})

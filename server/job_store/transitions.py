@@ -48,6 +48,13 @@ _INSERT_EVENTS = {
     "postgresql": sa.insert(Event).values(position=_POSITION + sa.func.txid_current()),
 }
 """By dialect; `server.jobs.event_feed` has the reasons."""
+_COUNT_EVENTS = (
+    sa.update(Job)
+    .where(col(Job.number) == sa.bindparam("of_job"))
+    .values(last_seq=Job.last_seq + sa.bindparam("num_events"))
+    .returning(col(Job.last_seq))
+)
+"""Made once: a statement takes as long to make as to run."""
 
 RUNNABLE_STATUSES = frozenset({S.VALIDATING, S.QUEUED, S.PAUSED}) | LEASED_STATUSES
 """Not terminal: the job still needs its dataset."""
@@ -82,18 +89,20 @@ class JobStore:
         to: JobStatus,
         event: NewEvent,
         *,
+        events_before: Sequence[NewEvent] = (),
         outcome: str | None = None,
         **columns: Unpack[JobColumns],
     ) -> None:
         """Change the status: the event, the row, the end of the attempt, webhook messages.
 
-        `outcome`: that of the attempt, where it is not the new status. Raises Conflict when the table forbids the
+        `events_before`: what led to it, of the same moment. `outcome`: that of the attempt, where it is not the new
+        status. Raises Conflict when the table forbids the
         transition, LeaseLost when the row changed at the same time.
         """
         before = JobStatus(job.status)
         if to not in TRANSITIONS[before]:
             raise Conflict(f"the job is {before}; it cannot become {to}")
-        self.append_events(session, job, event)
+        self.append_events(session, job, *events_before, event)
         if before in LEASED_STATUSES and to not in LEASED_STATUSES:
             self._end_attempt(session, job, outcome or str(to), event.message)
         self._update_status(session, job, before, to, columns)
@@ -142,14 +151,8 @@ class JobStore:
         """Append events. Their numbers are assigned in the same transaction, so that no follower skips one."""
         if not events:
             return
-        statement = (
-            sa.update(Job)
-            .where(col(Job.number) == job.number)
-            .values(last_seq=Job.last_seq + len(events))
-            .returning(col(Job.last_seq))
-            .execution_options(synchronize_session=False)
-        )
-        first = session.execute(statement).scalar_one() - len(events) + 1
+        counted = session.connection().execute(_COUNT_EVENTS, {"of_job": job.number, "num_events": len(events)})
+        first = counted.scalar_one() - len(events) + 1
         self._insert_events(session, job, first, events)
 
     def _insert_events(self, session: Session, job: Job, first: int, events: Sequence[NewEvent]) -> None:

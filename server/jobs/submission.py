@@ -136,9 +136,12 @@ class Submissions:
             if dataset.consent is not None and job.number is not None:
                 session.add(JobConsent(job_number=job.number, consent=dataset.consent))
                 session.flush()
+            created = NewEvent(EventType.CREATED, _created_message(job, retry_origin))
             if dataset.status == DatasetStatus.READY and job.weights_progress is None:
-                self._enqueue(session, job)
-            session.refresh(job)
+                self._enqueue(session, job, created)
+            else:
+                self._store.append_events(session, job, created)
+                session.refresh(job)
             answer = self._answer(session, job)
             if idempotent is not None:
                 idempotency.store(session, idempotent, job.id, answer, self._store.clock())
@@ -210,7 +213,7 @@ class Submissions:
         retry_origin: RetryOrigin | None,
         start_record: dict[str, Any] | None,
     ) -> Job:
-        """Add the rows of a job: its own, its webhook's, the first event and the audit entry."""
+        """Add the rows of a job: its own, its webhook's and the audit entry."""
         now = self._store.clock()
         config = with_job_defaults(request.config).model_dump(mode="json")
         fields = request.model_dump(mode="json", exclude={"webhook", "config", "start_from", "resources"})
@@ -233,7 +236,6 @@ class Submissions:
             copy_webhooks(session, retry_origin.job_id, job.id, now)
         if request.webhook is not None:
             session.add(new_webhook(owner, request.webhook, job.id, now))
-        self._store.append_events(session, job, NewEvent(EventType.CREATED, _created_message(job, retry_origin)))
         record(session, "job.submitted", job.id, name=job.name, dataset_id=job.dataset_id, **origin)
         return job
 
@@ -243,9 +245,11 @@ class Submissions:
             missing_files(request.config, storage.weights_folder, storage.start_files(job_id))
         )
 
-    def _enqueue(self, session: Session, job: Job) -> None:
-        self._store.append_events(session, job, NewEvent(EventType.VALIDATED, "the dataset is usable"))
-        self._store.transition(session, job, S.QUEUED, NewEvent(EventType.QUEUED, "waiting for a worker"))
+    def _enqueue(self, session: Session, job: Job, *events: NewEvent) -> None:
+        """Put a job into the queue; `events`: those before, which are numbered and written with it."""
+        before = [*events, NewEvent(EventType.VALIDATED, "the dataset is usable")]
+        queued = NewEvent(EventType.QUEUED, "waiting for a worker")
+        self._store.transition(session, job, S.QUEUED, queued, events_before=before)
 
 
 def place_start(storage: Storage, job_id: str, start: Start | None) -> dict[str, Any] | None:

@@ -8,10 +8,10 @@ from server.api.authorization import require_principal, requires
 from server.auth.authentication import SIGN_IN, address_of
 from server.context import Context
 from server.errors import Unauthorized
-from server.http.prefix import prefix_of
+from server.http.prefix import RouterUnderV1, prefix_of
 from server.http.problem_details import documented
 
-router = APIRouter(prefix="/session", tags=["access"])
+router = RouterUnderV1(prefix="/session", tags=["access"])
 sign_in = APIRouter(prefix="/v1/session", tags=["access"])
 """Outside `check_access`: sign-in has no principal yet."""
 USED_CODE = "this link has been used, or is older than ten minutes; run `rvc-train open` for a new one"

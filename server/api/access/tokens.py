@@ -2,16 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 
 from rvc_train.schemas.access import Scope, TokenCreate, TokenMade, TokenPublic
 from rvc_train.schemas.base import Page
 from server.api.authorization import requires
 from server.context import Context
 from server.http.lists import Cursors, Limit
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 
-router = APIRouter(prefix="/tokens", tags=["access"])
+router = RouterUnderV1(prefix="/tokens", tags=["access"])
 
 _CURSORS: Cursors[str] = Cursors("tokens", str)
 

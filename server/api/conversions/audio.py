@@ -5,7 +5,7 @@ import mimetypes
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -20,10 +20,11 @@ from server.conversions.serializers import conversion_events, progress_event
 from server.errors import Gone, NotFound, Refused
 from server.http.downloads import content_disposition, file_response, zip_of
 from server.http.lists import LongLimit
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.http.sse import Batch, last_event_id, message, wants_stream
 
-router = APIRouter(prefix="/conversions", tags=["conversions"])
+router = RouterUnderV1(prefix="/conversions", tags=["conversions"])
 
 _MEDIA_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".opus": "audio/ogg"}
 _AUDIO: dict[str, Any] = {"content": {"audio/*": {}}}

@@ -31,13 +31,14 @@ from server.database.tables import Conversion, Upload
 from server.errors import Conflict
 from server.http.etags import TAGGED, UNCHANGED, IfNoneMatch, tagged_json
 from server.http.lists import Cursors, Limit
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.http.threads import on_disk, to_write
 from server.uploads.receive import StreamedBody
 
 router = APIRouter()
-conversions = APIRouter(prefix="/conversions", tags=["conversions"])
-of_voice = APIRouter(prefix="/voices", tags=["conversions"])
+conversions = RouterUnderV1(prefix="/conversions", tags=["conversions"])
+of_voice = RouterUnderV1(prefix="/voices", tags=["conversions"])
 
 _CURSORS: Cursors[int] = Cursors("conversions")
 ConversionId = Annotated[str, Path(max_length=64)]

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
@@ -12,10 +12,11 @@ from server.context import Context
 from server.errors import Gone
 from server.http.downloads import file_response
 from server.http.lists import MAX_LONG_LIMIT, Cursors, LongLimit
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.results.evaluations import MEDIA_TYPES, EvaluationQueries
 
-router = APIRouter(prefix="/jobs", tags=["results"])
+router = RouterUnderV1(prefix="/jobs", tags=["results"])
 
 _CHECKPOINT_CURSORS: Cursors[int] = Cursors("checkpoints")
 _PREVIEW_CURSORS: Cursors[tuple[int, int]] = Cursors("previews", tuple[int, int])

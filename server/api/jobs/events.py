@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.events import EventList, EventType
@@ -10,11 +10,12 @@ from server.api.authorization import requires
 from server.context import MAX_INTEGER, Context
 from server.errors import Refused
 from server.http.lists import LongLimit
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.http.sse import last_event_id, wants_stream
 from server.job_store.serializers import event_public
 
-router = APIRouter(prefix="/jobs", tags=["progress"])
+router = RouterUnderV1(prefix="/jobs", tags=["progress"])
 
 
 @router.get(

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
@@ -11,12 +11,13 @@ from server.api.authorization import OwnerFilter, requires
 from server.context import Context
 from server.errors import Refused
 from server.http.lists import Cursors, LongLimit, Number
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.http.sse import wants_stream
 from server.job_store.serializers import feed_event_public
 from server.jobs.event_feed import BEGINNING, EventFilter, Place, events_after, follow, newest_place
 
-router = APIRouter(prefix="/events", tags=["progress"])
+router = RouterUnderV1(prefix="/events", tags=["progress"])
 
 _CURSORS: Cursors[tuple[int, int, int]] = Cursors("events", tuple[Number, Number, Number])
 MAX_CHOSEN = 100

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
@@ -22,6 +22,7 @@ from server.database.engine import read_session
 from server.database.tables import Job
 from server.http.etags import TAGGED, UNCHANGED, IfNoneMatch, named_tag_halves, tagged_json
 from server.http.lists import Cursors, Limit
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.http.query_parameters import LABEL_PARAMETERS, wanted_labels
 from server.http.threads import to_write
@@ -31,7 +32,7 @@ from server.jobs.serializers import jobs_public, update_tag
 from server.jobs.service import JobFilter, newest_jobs, next_jobs, numbers_by_status
 from server.jobs.submission import Submission, request_fingerprint
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = RouterUnderV1(prefix="/jobs", tags=["jobs"])
 
 _CURSORS: Cursors[int] = Cursors("jobs")
 

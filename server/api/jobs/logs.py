@@ -4,18 +4,19 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from rvc_train.schemas.access import Scope
 from server.api.authorization import requires
 from server.context import AppContext, Context
 from server.errors import RangeNotSatisfiable, Refused
 from server.http.downloads import Span, deleted_as_not_found, file_response, span_response
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.http.sse import Batch, in_thread, last_event_id, message, wants_stream
 from server.results.logs import log_size, read_lines, tail_offset
 
-router = APIRouter(prefix="/jobs", tags=["progress"])
+router = RouterUnderV1(prefix="/jobs", tags=["progress"])
 TEXT = "text/plain; charset=utf-8"
 
 

@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from rvc_engine.names.voices import voice_file_stem
@@ -18,10 +18,11 @@ from server.context import Context
 from server.errors import Gone, NotFound, Refused
 from server.http.downloads import content_disposition, file_response, zip_of
 from server.http.lists import MAX_LONG_LIMIT, Cursors, LongLimit
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.job_store.serializers import artifact_public
 
-router = APIRouter(prefix="/jobs", tags=["results"])
+router = RouterUnderV1(prefix="/jobs", tags=["results"])
 
 MAX_STEP = 2**31 - 1
 """Largest step in the database."""

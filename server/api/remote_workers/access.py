@@ -3,7 +3,7 @@
 from importlib.metadata import version
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import Depends, Header
 
 from rvc_train.schemas.work.protocol import (
     LEASE_KEY_HEADER,
@@ -13,6 +13,7 @@ from rvc_train.schemas.work.protocol import (
     is_compatible,
 )
 from server.errors import WorkerVersionRefused
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 
 LeaseKey = Annotated[
@@ -36,9 +37,9 @@ async def _check_version(  # a coroutine, which needs no thread
         )
 
 
-def worker_router(prefix: str) -> APIRouter:
+def worker_router(prefix: str) -> RouterUnderV1:
     """A router under `/v1/worker`, whose routes refuse workers of other versions."""
-    return APIRouter(
+    return RouterUnderV1(
         prefix=f"/worker{prefix}",
         tags=["worker"],
         dependencies=[Depends(_check_version)],

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
@@ -22,6 +22,7 @@ from server.api.weights import incoming, upload_path
 from server.context import AppContext, Context
 from server.errors import Conflict
 from server.http.downloads import chunks_of, content_disposition
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.http.threads import on_disk, to_write
 from server.job_store.versions import VoiceKey
@@ -29,7 +30,7 @@ from server.voices.bundle_files import open_bundle
 from server.voices.imports import Unpacked
 from server.voices.queries import voice_url
 
-router = APIRouter(prefix="/voices", tags=["voices"])
+router = RouterUnderV1(prefix="/voices", tags=["voices"])
 
 _IMPORTING = CapacityLimiter(2)
 """Threads that unpack and check a bundle: gigabytes to read, and a process of its own with PyTorch."""

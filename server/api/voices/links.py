@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import Depends, Path, Request, Response
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
@@ -12,11 +12,11 @@ from server.api.voices.names import VoiceNameInPath, key_in_path
 from server.auth.authentication import FORWARDED_HOST
 from server.context import Context
 from server.http.lists import Cursors, Limit
-from server.http.prefix import prefix_of
+from server.http.prefix import RouterUnderV1, prefix_of
 from server.http.problem_details import documented
 from server.voices.queries import voice_url
 
-router = APIRouter(prefix="/voices", tags=["voices"])
+router = RouterUnderV1(prefix="/voices", tags=["voices"])
 
 _CURSORS: Cursors[str] = Cursors("links", str)
 _A_WEEK = VoiceLinkCreate()

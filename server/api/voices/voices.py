@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
@@ -12,11 +12,12 @@ from server.api.voices.names import VoiceNameInPath, key_in_path
 from server.context import Context
 from server.http.etags import TAGGED, UNCHANGED, IfNoneMatch, named_tag_halves, tagged_json
 from server.http.lists import Cursors, Limit
+from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.http.query_parameters import LABEL_PARAMETERS, wanted_labels
 from server.voices.queries import VoiceFilter, update_tag
 
-router = APIRouter(prefix="/voices", tags=["voices"])
+router = RouterUnderV1(prefix="/voices", tags=["voices"])
 
 _CURSORS: Cursors[int] = Cursors("voices")
 _VERSION_CURSORS: Cursors[int] = Cursors("versions")

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 
 from server.http.prefix import prefix_of
 
@@ -80,3 +81,13 @@ def test_the_session_is_sent_there_only(http: httpx.Client, live: Any) -> None:
             assert f"Path={path};" in signed_in.headers["set-cookie"] + ";"
             signed_out = browser.delete("/v1/session", headers={"Origin": live.url})
             assert signed_out.status_code in {204, 401}
+
+
+def test_few_routes_are_tried_for_a_request(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    matches = APIRoute.matches
+    monkeypatch.setattr(APIRoute, "matches", lambda self, scope: (tried.append(self.path), matches(self, scope))[1])
+    for path in ("/livez", "/v1/worker/server", "/v1/retention"):
+        tried.clear()
+        assert http.get(path).status_code != 404, path
+        assert len(tried) < 60, path
