@@ -52,6 +52,7 @@ class Cluster(NamedTuple):
 @pytest.fixture(scope="module")
 def cluster(slurm: Any, lasting_station: Any) -> Iterator[Cluster]:
     station = lasting_station
+    station.environment["RVC_TRAIN_LEASE_SECONDS"] = "20"
     station.start_server()
     token = station.client.access.create_token(TokenCreate(owner="machines", scopes=[Scope.WORK])).secret
     settings = station.folder / "worker.env"
@@ -88,7 +89,6 @@ def test_a_preempted_worker_starts_again_and_its_job_goes_on_from_the_servers_ch
     job, worker = cluster.train(["train", 60, 0.1, 100])
     slurm.run("sbatch", "--partition=urgent", "--gres=gpu:2", "--wrap=sleep 2")
     slurm.wait_until(lambda: slurm.state(worker) == "PENDING", "the worker to be preempted", 60)
-    done = cluster.steps(job)
     assert station.client.job(job.id).status == "queued"
     shutil.rmtree(cluster.folder)  # the node that is next has nothing
     slurm.start_again_now(worker)
@@ -96,8 +96,7 @@ def test_a_preempted_worker_starts_again_and_its_job_goes_on_from_the_servers_ch
     assert (ended.status, ended.attempt) == ("succeeded", 2), slurm.words()
     (mel,) = station.client.metrics(job.id, key=["loss/mel"]).data
     assert mel.steps == list(range(1, 61))
-    log = station.client.logs(job.id)
-    assert any(f"going on from step {step}" in log for step in (done[-1], done[-1] + 1) if done) or "going on" in log
+    assert "going on from step" in station.client.logs(job.id)
     slurm.wait_until(lambda: slurm.state(worker) == "COMPLETED", "the end of the worker", 30)
 
 
