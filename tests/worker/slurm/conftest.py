@@ -1,4 +1,4 @@
-"""Slurm's own programs, started in a folder of the tests: one node with two made-up GPUs, and preemption by partition."""
+"""Slurm's own programs in a folder of the tests: one node with two made-up GPUs, and preemption by partition."""
 
 import getpass
 import os
@@ -118,7 +118,9 @@ PartitionName=urgent Nodes=one PriorityTier=2 MaxTime=INFINITE
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     missing = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
     if missing:
-        pytest.skip(f"{', '.join(missing)} of Slurm not found; on Debian: apt-get install slurmctld slurmd slurm-client")
+        pytest.skip(
+            f"{', '.join(missing)} of Slurm not found; on Debian: apt-get install slurmctld slurmd slurm-client"
+        )
     made = Slurm(tmp_path_factory.mktemp("slurm"))
     yield made
     made.close()

@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +49,7 @@ class Cluster(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def cluster(slurm: Any, lasting_station: Any) -> Iterator[Cluster]:
+def cluster(slurm: Any, lasting_station: Any) -> Cluster:
     station = lasting_station
     station.environment["RVC_TRAIN_LEASE_SECONDS"] = "20"
     station.start_server()
@@ -67,7 +66,7 @@ def cluster(slurm: Any, lasting_station: Any) -> Iterator[Cluster]:
         "RVC_TRAIN_CONVERSIONS": "false",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    yield Cluster(slurm, station, station.upload(station.samples / "vm-review.flac"), variables)
+    return Cluster(slurm, station, station.upload(station.samples / "vm-review.flac"), variables)
 
 
 def test_a_worker_is_started_for_each_job_that_is_due_and_ends_with_it(cluster: Cluster) -> None:
