@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 ENGINE_SCRIPT = ROOT.parent / "shared" / "tools" / "container_engine.sh"
 BASE = "python:3.11-slim"
 PROJECT = "rvc-train-test"
+RECIPE = "deploy/compose"
 MEGABYTE = 10**6
 
 
@@ -300,29 +301,30 @@ class TestCompose:
         docker("run", "--rm", "--network", "host", "rvc-train-build:test", "sh", "-c", words, seconds=300)
 
 
+@pytest.fixture(scope="class")
+def machines(environment, deployment) -> Iterator[None]:
+    """The recipe's folder under a name of its own, after the compose file of one host has ended."""
+    deployment.close()
+    deployment.environment |= {
+        "PATH": f"{deployment.folder.parent}/programs:{environment.programs}:{os.environ['PATH']}",
+        "RVC_TRAIN_SERVER": f"http://127.0.0.1:{deployment.port}",
+        "COMPOSE_PROJECT_NAME": f"{PROJECT}-machines",
+        "POSTGRES_IMAGE": postgres_image(deployment.folder.parent / "postgres"),
+    }
+    down = "DATABASE_PASSWORD=- RVC_TRAIN_TOKEN=- docker compose down --volumes --timeout 5"
+    deployment.place = deployment.folder / RECIPE
+    deployment.shell(down)
+    yield
+    deployment.shell(down)
+    deployment.environment["COMPOSE_PROJECT_NAME"], deployment.place = PROJECT, deployment.folder
+
+
+@pytest.mark.usefixtures("machines")
 class TestWorkersWithoutASharedDisk:
-    """deploy/compose/: PostgreSQL, a server, and workers with an address and a token. The tests go on from each other."""
+    """deploy/compose/: PostgreSQL, a server, workers with an address and a token. The tests go on from each other."""
 
     extras = ""
     pythons = slice(1)
-    recipe = "deploy/compose"
-
-    @pytest.fixture(scope="class", autouse=True)
-    def machines(self, environment, deployment) -> Iterator[None]:
-        """The recipe's folder under a name of its own, after the compose file of one host has ended."""
-        deployment.close()
-        deployment.environment |= {
-            "PATH": f"{deployment.folder.parent}/programs:{environment.programs}:{os.environ['PATH']}",
-            "RVC_TRAIN_SERVER": f"http://127.0.0.1:{deployment.port}",
-            "COMPOSE_PROJECT_NAME": f"{PROJECT}-machines",
-            "POSTGRES_IMAGE": postgres_image(deployment.folder.parent / "postgres"),
-        }
-        down = "DATABASE_PASSWORD=- RVC_TRAIN_TOKEN=- docker compose down --volumes --timeout 5"
-        deployment.place = deployment.folder / self.recipe
-        deployment.shell(down)
-        yield
-        deployment.shell(down)
-        deployment.environment["COMPOSE_PROJECT_NAME"], deployment.place = PROJECT, deployment.folder
 
     @pytest.fixture
     def shell(self, deployment) -> Callable[[str], str]:
@@ -339,10 +341,10 @@ class TestWorkersWithoutASharedDisk:
         for line in self.commands("In this folder, once:"):
             shell(line)
         deployment.wait_until(lambda: len(self.alive(shell)) == 2, "two workers")
-        assert oct((deployment.folder / self.recipe / ".env").stat().st_mode & 0o777) == "0o600"
+        assert oct((deployment.folder / RECIPE / ".env").stat().st_mode & 0o777) == "0o600"
 
     def commands(self, heading: str) -> list[str]:
-        text = (ROOT / self.recipe / "README.md").read_text().split(heading)[1]
+        text = (ROOT / RECIPE / "README.md").read_text().split(heading)[1]
         return re.findall(r"^\$ (.*)$", text.split("```")[1], re.MULTILINE)
 
     def test_no_worker_shares_a_volume_or_reaches_the_database(self, shell) -> None:
@@ -373,7 +375,7 @@ class TestWorkersWithoutASharedDisk:
     def test_the_backup_of_the_recipe_has_the_database_and_the_files(self, deployment, shell) -> None:
         for line in self.commands("**Back up**"):
             shell(line)
-        backup = deployment.folder / self.recipe / "backup"
+        backup = deployment.folder / RECIPE / "backup"
         assert (backup / "rvc-train.dump").read_bytes().startswith(b"PGDMP")
         assert list((backup / "files").rglob("anna.pth"))
 
