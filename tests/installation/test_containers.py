@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from rvc_engine.config import TrainingConfig
 from rvc_train.cli.services import free_port
+from rvc_train.client import Client, connect
+from rvc_train.errors import ClientError
+from rvc_train.schemas.jobs import JobCreate
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).parents[2]
@@ -330,17 +333,16 @@ class TestWorkersWithoutASharedDisk:
     def shell(self, deployment) -> Callable[[str], str]:
         return deployment.shell
 
-    def rvc_train(self, shell: Callable[[str], str], words: str) -> Any:
-        """What the client prints as JSON."""
-        return json.loads(shell(f"export $(grep RVC_TRAIN_TOKEN .env) && rvc-train {words} --json"))
-
-    def alive(self, shell: Callable[[str], str]) -> list[dict[str, Any]]:
-        return [each for each in self.rvc_train(shell, "workers") if each["status"] in {"idle", "busy"}]
+    def rvc_train(self, deployment) -> Client:
+        """A client of the recipe's server, with the administrator's token."""
+        token = re.findall(r"RVC_TRAIN_TOKEN=(\w+)", (deployment.place / ".env").read_text())[0]
+        return Client(connect(f"http://127.0.0.1:{deployment.port}", token))
 
     def test_what_the_recipe_says_ends_in_two_workers(self, deployment, shell) -> None:
         for line in self.commands("In this folder, once:"):
             shell(line)
-        deployment.wait_until(lambda: len(self.alive(shell)) == 2, "two workers")
+        workers = self.rvc_train(deployment).workers
+        deployment.wait_until(lambda: [each.status for each in workers()] == ["idle", "idle"], "two workers")
         assert oct((deployment.folder / RECIPE / ".env").stat().st_mode & 0o777) == "0o600"
 
     def commands(self, heading: str) -> list[str]:
@@ -360,17 +362,27 @@ class TestWorkersWithoutASharedDisk:
         shell(f"! docker compose exec -T worker {look} 2> /dev/null")
 
     def test_a_voice_is_made_though_its_worker_is_killed_and_the_database_restarted(self, deployment, shell) -> None:
-        shell(f"export $(grep RVC_TRAIN_TOKEN .env) && rvc-train dataset upload {ROOT / 'samples'} --name samples")
-        small = "--content whisper-tiny --pretrained none --width 24 --batch-size 4 --max-train-seconds 12"
-        job = self.rvc_train(shell, f"submit samples --name anna {small}")["id"]
-        deployment.wait_until(lambda: self.rvc_train(shell, f"show {job}")["step"], "a step of the training")
-        (worker,) = (each for each in self.rvc_train(shell, "workers") if each["job_id"] == job)
-        docker("kill", worker["host"])  # a container's name for itself is its id
+        client = self.rvc_train(deployment)
+        dataset = client.upload_dataset(sorted((ROOT / "samples").glob("*.flac"))[:4], "samples")
+        small = {"width": 24, "content": "whisper-tiny", "pretrained": "none", "batch_size": 4, "max_train_seconds": 20}
+        config = TrainingConfig.model_validate(small)
+        job = client.submit(JobCreate(name="anna", dataset_id=dataset.id, config=config)).id
+        deployment.wait_until(lambda: client.job(job).step, "a step of the training")
+        (worker,) = (each for each in client.workers() if each.job_id == job)
+        docker("kill", worker.host)  # a container's name for itself is its id
         shell("docker compose restart database")
-        deployment.wait_until(lambda: self.rvc_train(shell, f"show {job}")["status"] == "succeeded", "the voice", 180)
-        assert self.rvc_train(shell, f"show {job}")["attempt"] == 2
+        deployment.wait_until(lambda: self.status(client, job) in {"succeeded", "failed"}, "the voice", 240)
+        done = client.job(job)
+        assert (done.status, done.attempt) == ("succeeded", 2)
         said = shell("export $(grep RVC_TRAIN_TOKEN .env) && rvc-train download last -o voice")
         assert "anna.pth" in said
+
+    def status(self, client: Client, job: str) -> str | None:
+        """None while the database is away."""
+        try:
+            return client.job(job).status
+        except ClientError:
+            return None
 
     def test_the_backup_of_the_recipe_has_the_database_and_the_files(self, deployment, shell) -> None:
         for line in self.commands("**Back up**"):
