@@ -148,12 +148,7 @@ class _DatabaseCollector(Collector):
             _ERROR_CODE,
             _ERROR_CODE.is_not(None),
         )
-        with read_session(self._engine) as session:
-            seen = workers_public(session, utc_now(), self._liveness)
-        states = Counts(worker.status for worker in seen)
-        yield _family("workers", "Workers seen within a day, by state.", "state", WORKER_STATES, states)
-        yield _by_node(seen)
-        yield self._queue({worker.id for worker in seen if worker.status in {"idle", "busy"}})
+        yield from self._workers()
         yield self._queue_age()
         free = GaugeMetricFamily("rvc_train_disk_free_bytes", "Free bytes on the data folder's disk.")
         free.add_metric([], self._storage.free_bytes())
@@ -172,6 +167,15 @@ class _DatabaseCollector(Collector):
             query = sa.select(column, sa.func.count()).where(*where).group_by(column)
             numbers = {str(row[0]): row[1] for row in session.connection().execute(query)}
         return _family(name, text, label, values, numbers)
+
+    def _workers(self) -> Iterator[Family]:
+        """Workers, and the queue as they could run it."""
+        with read_session(self._engine) as session:
+            seen = workers_public(session, utc_now(), self._liveness)
+        states = Counts(worker.status for worker in seen)
+        yield _family("workers", "Workers seen within a day, by state.", "state", WORKER_STATES, states)
+        yield _by_node(seen)
+        yield self._queue({worker.id for worker in seen if worker.status in {"idle", "busy"}})
 
     def _queue(self, alive: Container[str]) -> GaugeMetricFamily:
         """Queued jobs by what they need, of which `alive` are the workers that could run them."""
