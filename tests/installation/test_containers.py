@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -333,16 +334,18 @@ class TestWorkersWithoutASharedDisk:
     def shell(self, deployment) -> Callable[[str], str]:
         return deployment.shell
 
-    def rvc_train(self, deployment) -> Client:
+    @contextmanager
+    def client(self, deployment) -> Iterator[Client]:
         """A client of the recipe's server, with the administrator's token."""
         token = re.findall(r"RVC_TRAIN_TOKEN=(\w+)", (deployment.place / ".env").read_text())[0]
-        return Client(connect(f"http://127.0.0.1:{deployment.port}", token))
+        with connect(f"http://127.0.0.1:{deployment.port}", token) as http:
+            yield Client(http)
 
     def test_what_the_recipe_says_ends_in_two_workers(self, deployment, shell) -> None:
         for line in self.commands("In this folder, once:"):
             shell(line)
-        workers = self.rvc_train(deployment).workers
-        deployment.wait_until(lambda: sum(each.status == "idle" for each in workers()) == 2, "two workers")
+        with self.client(deployment) as client:
+            deployment.wait_until(lambda: [each.status for each in client.workers()].count("idle") == 2, "two workers")
         assert oct((deployment.folder / RECIPE / ".env").stat().st_mode & 0o777) == "0o600"
 
     def commands(self, heading: str) -> list[str]:
@@ -363,18 +366,24 @@ class TestWorkersWithoutASharedDisk:
 
     def test_a_voice_is_made_though_its_worker_is_killed_and_the_database_restarted(self, deployment, shell) -> None:
         shell("docker compose up --detach")  # after a first try
-        client = self.rvc_train(deployment)
-        dataset = client.upload_dataset(sorted((ROOT / "samples").glob("*.flac"))[:4], "samples")
-        small = {"width": 24, "content": "whisper-tiny", "pretrained": "none", "batch_size": 4, "max_train_seconds": 20}
-        config = TrainingConfig.model_validate(small)
-        job = client.submit(JobCreate(name="anna", dataset_id=dataset.id, config=config)).id
-        deployment.wait_until(lambda: client.job(job).step, "a step of the training")
-        (worker,) = (each for each in client.workers() if each.job_id == job)
-        docker("kill", worker.host)  # a container's name for itself is its id
-        shell("docker compose restart database")
-        deployment.wait_until(lambda: self.status(client, job) in {"succeeded", "failed"}, "the voice", 240)
-        done = client.job(job)
-        assert (done.status, done.attempt) == ("succeeded", 2)
+        with self.client(deployment) as client:
+            dataset = client.upload_dataset(sorted((ROOT / "samples").glob("*.flac"))[:4], "samples")
+            small = {
+                "width": 24,
+                "content": "whisper-tiny",
+                "pretrained": "none",
+                "batch_size": 4,
+                "max_train_seconds": 20,
+            }
+            config = TrainingConfig.model_validate(small)
+            job = client.submit(JobCreate(name="anna", dataset_id=dataset.id, config=config)).id
+            deployment.wait_until(lambda: client.job(job).step, "a step of the training")
+            (worker,) = (each for each in client.workers() if each.job_id == job)
+            docker("kill", worker.host)  # a container's name for itself is its id
+            shell("docker compose restart database")
+            deployment.wait_until(lambda: self.status(client, job) in {"succeeded", "failed"}, "the voice", 240)
+            done = client.job(job)
+            assert (done.status, done.attempt) == ("succeeded", 2)
         said = shell("export $(grep RVC_TRAIN_TOKEN .env) && rvc-train download last -o voice")
         assert "anna.pth" in said
 
