@@ -144,13 +144,14 @@ test-containers: .venv/.developer
 test-windows: .venv/.developer
 	$(BIN)/python -m tests.windows $(if $(LONG),--long $(filter tests/%,$(LONG)))
 
-# Clusters on this machine with made-up GPUs: Slurm of Debian, whose tests are skipped where it is missing, and Ray, whose nodes, dispatcher
-# and server are killed. Ray is installed into the user's cache folder; where it cannot be, its tests are left out.
+# Clusters on this machine with made-up GPUs: Slurm of Debian and hosts as network namespaces, whose tests are skipped where they cannot be
+# had, and Ray, whose nodes, dispatcher and server are killed. Ray is installed into the user's cache folder; where it cannot be, its tests
+# are left out.
 SLURM_PROGRAMS = slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client
 
 test-cluster: .venv/.developer
 	$(call install_missing,$(SLURM_PROGRAMS),0)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/worker/slurm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/worker/slurm tests/worker/hosts
 	$(BIN)/python -m tests.worker.ray
 
 types: .venv/.developer
