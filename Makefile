@@ -113,21 +113,26 @@ PYTHONS ?= $(shell for name in python3.11 python3.12 python3.13; do command -v $
 test-install: .venv/.developer
 	RVC_TRAIN_TEST_PYTHONS="$(PYTHONS)" $(BIN)/python -m pytest -m "install and not long" tests/installation
 
+# Programs with their packages, as PROGRAM:PACKAGE: those that are missing are installed where an administrator runs this.
+define install_missing
+@PATH="$$PATH:/usr/sbin"; \
+missing() { for each in $(1); do command -v "$${each%:*}" > /dev/null || printf '%s ' "$${each#*:}"; done; }; \
+packages=$$(missing); [ -n "$$packages" ] || exit 0; \
+if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install --no-install-recommends --yes -qq $$packages; } > /dev/null; \
+fi; \
+packages=$$(missing); [ -n "$$packages" ] || exit 0; \
+echo "These tests need programs that an administrator installs, on Debian with: sudo apt-get install --no-install-recommends $$packages" >&2; \
+exit $(2)
+endef
+
 # Programs of other people against the server. Those of PyPI and npm are installed by the tests, into build/clients.
 # Each with its package in Debian. Only what is missing is installed: another source's nodejs conflicts with Debian's npm.
 CLIENT_PROGRAMS = nginx:nginx-light caddy:caddy haproxy:haproxy promtool:prometheus node:nodejs npm:npm openssl:openssl \
   curl:curl wget:wget aria2c:aria2
 
 test-clients: browser .venv/.developer
-	@PATH="$$PATH:/usr/sbin"; \
-	missing() { for each in $(CLIENT_PROGRAMS); do command -v "$${each%:*}" > /dev/null || printf '%s ' "$${each#*:}"; done; }; \
-	packages=$$(missing); [ -n "$$packages" ] || exit 0; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install --no-install-recommends --yes -qq $$packages; } > /dev/null; \
-	fi; \
-	packages=$$(missing); [ -n "$$packages" ] || exit 0; \
-	echo "These tests need programs that an administrator installs, on Debian with: sudo apt-get install --no-install-recommends $$packages" >&2; \
-	exit 2
+	$(call install_missing,$(CLIENT_PROGRAMS),2)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients tests/clients
 
 # The images built, and the compose file run for real, with a Docker engine.
@@ -139,9 +144,14 @@ test-containers: .venv/.developer
 test-windows: .venv/.developer
 	$(BIN)/python -m tests.windows $(if $(LONG),--long $(filter tests/%,$(LONG)))
 
-# A cluster of Ray on this machine with made-up GPUs, whose nodes, dispatcher and server are killed. Ray is installed into the user's
-# cache folder; where it cannot be, this is left out.
+# Clusters on this machine with made-up GPUs: Slurm of Debian and hosts as network namespaces, whose tests are skipped where they cannot be
+# had, and Ray, whose nodes, dispatcher and server are killed. Ray is installed into the user's cache folder; where it cannot be, its tests
+# are left out.
+SLURM_PROGRAMS = slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client
+
 test-cluster: .venv/.developer
+	$(call install_missing,$(SLURM_PROGRAMS),0)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/worker/slurm tests/worker/hosts
 	$(BIN)/python -m tests.worker.ray
 
 types: .venv/.developer
@@ -159,7 +169,7 @@ lint: .venv/.developer
 	$(BIN)/deptry server worker --optional-dependencies-dev-groups all,engine,pm,postgres,onnx,quality,tensorboard,dev,docs --ignore DEP002
 	$(BIN)/deptry rvc_engine --optional-dependencies-dev-groups all,ray,server,postgres,dev,docs --ignore DEP002
 	$(BIN)/deptry rvc_train rvc_engine server worker --optional-dependencies-dev-groups dev,docs
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml deploy/compose/docker-compose.yml
 
 check: lint docs test
 

@@ -294,6 +294,10 @@ class Postgres:
         self._programs = package / "pginstall18" / "bin"
         self._numbers = itertools.count()
         self.run("initdb", "--pgdata", self.folder, "--username", self.USER, "--auth=trust", "--no-sync", "-E", "UTF8")
+        self._fsync = "on" if fsync else "off"
+        self._start()
+
+    def _start(self) -> None:
         options = [
             "-D",
             self.folder,
@@ -302,9 +306,9 @@ class Postgres:
             "-c",
             "listen_addresses=",
             "-c",
-            f"fsync={'on' if fsync else 'off'}",
+            f"fsync={self._fsync}",
         ]
-        with (self.folder / "log").open("wb") as log:
+        with (self.folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
                 [self._programs / "postgres", *options], cwd=self.folder, stderr=log, **self._rights
             )
@@ -313,6 +317,12 @@ class Postgres:
             assert self._server.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline, (self.folder / "log").read_text()
             time.sleep(0.05)
+
+    def restart(self) -> None:
+        """Stop it, which ends all connections, and start it again."""
+        self._server.send_signal(signal.SIGINT)
+        self._server.wait(60)
+        self._start()
 
     def run(self, program: str, *arguments: object) -> None:
         """Run one of PostgreSQL's programs."""

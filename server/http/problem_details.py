@@ -125,6 +125,8 @@ async def _on_server_error(request: Request, error: Exception) -> Response:
         raise error
     if status_of(error) >= 500 and not isinstance(error, errors.NoSpace):
         logger.error("internal error", exc_info=error)
+    if isinstance(error, errors.NoSpace) and not isinstance(error, errors.StorageQuotaExceeded):
+        request.scope.setdefault("state", {})["storage_is_full"] = True  # counted by the outermost middleware
     return problem_of(error, path=request.url.path, request_id=request.scope.get("state", {}).get("request_id", ""))
 
 

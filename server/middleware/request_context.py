@@ -11,9 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rvc_engine.workspace.disk import is_disk_full, is_disk_unavailable
 from server.http.prefix import prefix_of, shown_path
 from server.http.problem_details import TUS_VERSION, problem_response
-from server.metrics import Metrics
+from server.metrics import Metrics, StorageError
 from server.middleware.media_types import is_upload
 from server.uploads.protocol import ADDRESS as UPLOADS
 
@@ -72,7 +73,8 @@ class RequestContextMiddleware:
         try:
             await request.serve()
         finally:
-            self._metrics.request(scope["method"], _pattern(scope), request.status, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self._metrics.request(scope["method"], _pattern(scope), request.status, seconds, request.storage_error)
 
 
 def _pattern(scope: Scope) -> str:
@@ -99,6 +101,7 @@ class _RequestContext:
         self._id = given if _REQUEST_ID.match(given) else uuid6.uuid7().hex
         scope.setdefault("state", {})["request_id"] = self._id
         self.status: int | None = None
+        self.storage_error: StorageError | None = None
         self._num_bytes = 0
         self._body_deadline = time.monotonic() + BODY_SECONDS
         self._has_body = True
@@ -113,13 +116,17 @@ class _RequestContext:
             await self._app(self._scope, self._counted_receive, self._send_with_headers)
         except ClientDisconnect:
             logger.info("client disconnected", method=self._scope["method"], path=shown_path(self._scope["path"]))
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and is_disk_unavailable(error):
+                self.storage_error = StorageError.FULL if is_disk_full(error) else StorageError.FAILED
             logger.exception("request failed", method=self._scope["method"], path=shown_path(self._scope["path"]))
             if self.status is not None:
                 raise  # the response has begun: only closing the connection marks it as incomplete
             detail = "internal server error; the server's log has the details under this request id"
             await self._respond(500, detail)
         finally:
+            if "storage_is_full" in self._scope["state"]:
+                self.storage_error = StorageError.FULL
             self._log(time.monotonic() - started)
 
     async def _respond(self, status: int, detail: str) -> None:

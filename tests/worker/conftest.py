@@ -212,12 +212,12 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
 
 
 @pytest.fixture(scope="session")
-def open_shop() -> Callable[[Path], AbstractContextManager[Shop]]:
-    """`with open_shop(folder) as shop`: a shop on a folder, which may have one already."""
+def open_shop() -> Callable[..., AbstractContextManager[Shop]]:
+    """`with open_shop(folder, url) as shop`: a shop on a folder, which may have one already."""
 
     @contextmanager
-    def opened(folder: Path) -> Iterator[Shop]:
-        made = Shop(folder)
+    def opened(folder: Path, url: str | None = None) -> Iterator[Shop]:
+        made = Shop(folder, url)
         try:
             yield made
         finally:

@@ -121,13 +121,14 @@ class Site:
 
     # Server and dispatcher
 
-    def start_server(self) -> None:
+    def start_server(self, **more: str) -> None:
         settings = {
             "RVC_TRAIN_DATA_FOLDER": str(self.shop.folder),
             "RVC_TRAIN_PORT": str(self.port),
             "RVC_TRAIN_LEASE_SECONDS": str(LEASE_SECONDS),
             "RVC_TRAIN_REAPER_SECONDS": "0.5",
             "RVC_TRAIN_RETRY_DELAY_SECONDS": "0",
+            **more,
         }
         self.server = self._run("server", "server", settings)
         self.wait_until(self._is_ready, "the server", 90)
