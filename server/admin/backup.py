@@ -20,11 +20,12 @@ import uuid6
 
 from rvc_engine.environment.files import rename, sync_folder
 from rvc_engine.workspace.atomic_files import write_atomically
+from server.blobs.copies import link_or_copy
 from server.database.copies import copy_sqlite
 from server.database.engine import present_version
 from server.errors import Refused
 from server.storage.instance_files import INSTANCE_FILE
-from server.storage.local import Storage, link_or_copy
+from server.storage.local import Storage
 
 DATABASE = "rvc-train.db"
 MANIFEST = "backup.json"

@@ -22,6 +22,7 @@ from rvc_engine.names.code_pages import AUTO
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus, RecordingPart
 from server.auth.audit import record
 from server.auth.quotas import Quotas
+from server.blobs.copies import is_disk_full
 from server.database.engine import advisory_lock, read_session, write_session
 from server.database.tables import Dataset, Job, Upload, UploadState, change_upload, new_id
 from server.datasets.consents import inherit_consent
@@ -30,7 +31,7 @@ from server.datasets.service import checked_name
 from server.datasets.zips import UnpackLimits
 from server.errors import Conflict, Gone, NoSpace, NotFound, Refused, UploadRefused, UploadTooLarge
 from server.settings import ServerSettings
-from server.storage.local import Storage, is_disk_full
+from server.storage.local import Storage
 from server.storage.reservations import Reservations
 
 U = UploadState

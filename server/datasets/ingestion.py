@@ -17,6 +17,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from rvc_engine.errors import InvalidDataset
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
+from server.blobs.copies import link_or_copy
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Upload, UploadState, change_upload
 from server.datasets.admission import Admissions, Source, find_twin, full_disk_as_no_space
@@ -25,7 +26,7 @@ from server.datasets.service import DatasetService
 from server.datasets.turns import OwnerTurns
 from server.errors import NoSpace, NotFound, Refused, UploadRefused
 from server.jobs.service import JobService
-from server.storage.local import Storage, link_or_copy
+from server.storage.local import Storage
 
 logger = structlog.get_logger(__name__)
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS, CheckpointEntry, read_entries, write_entries
 from rvc_engine.environment.files import replace, sync_folder
 from rvc_engine.workspace.layout import Workspace
-from server.storage.local import CHECKPOINTS, ORIGIN, Storage, link_or_copy
+from server.blobs.copies import link_or_copy
+from server.storage.local import CHECKPOINTS, ORIGIN, Storage
 
 EVALUATIONS = "evaluation.json"
 BEST = "best.pth"

@@ -36,9 +36,6 @@ No path has a part chosen by a user. The class is small on purpose, so that an o
 """
 
 import contextlib
-import errno
-import hashlib
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,9 +46,10 @@ import filelock
 import structlog
 import uuid6
 
-from rvc_engine.environment.files import is_first_copy, is_in_use, rename, replace, sync_file, sync_folder, unlink
+from rvc_engine.environment.files import is_in_use, rename, replace, sync_file, sync_folder, unlink
 from rvc_engine.weights.own import BASE_ROLES, BaseRole
 from rvc_engine.workspace.atomic_files import write_atomically
+from server.blobs.copies import copy_and_hash, link_or_copy
 from server.errors import LeaseLost, SettingsRefused
 
 logger = structlog.get_logger(__name__)
@@ -69,7 +67,6 @@ _NAMES = {
     "incoming": "",
 }
 """Prefix of the names in each folder; the rest is 32 hexadecimal digits."""
-_CHUNK = 1 << 20
 ARTIFACTS = "artifacts"
 CHECKPOINTS = "checkpoints"
 ATTEMPTS = "attempts"
@@ -410,37 +407,3 @@ class Storage:
         """Free space on the storage's disk."""
         self.root.mkdir(parents=True, exist_ok=True)
         return shutil.disk_usage(self.root).free
-
-
-def copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
-    """Copy a file and sync it to disk; returns the copy's sha256 and size in bytes."""
-    digest = hashlib.sha256()
-    size = 0
-    with source.open("rb") as read, target.open("wb") as write:
-        while chunk := read.read(_CHUNK):
-            digest.update(chunk)
-            write.write(chunk)
-            size += len(chunk)
-        write.flush()
-        os.fsync(write.fileno())
-    return digest.hexdigest(), size
-
-
-def link_or_copy(source: Path, target: Path) -> str | None:
-    """Hard-link a file, or copy it where links are not possible; returns a copy's sha256, None for a link."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError as error:  # across file systems, on one without hard links, or with too many of them
-        if is_first_copy(target.parent):
-            logger.warning(
-                "files are copied, not linked, and take more space", folder=str(target.parent), reason=str(error)
-            )
-        return copy_and_hash(source, target)[0]
-    return None
-
-
-def is_disk_full(error: OSError) -> bool:
-    """Whether a write failed because the disk, or the user's share of it, is full."""
-    return error.errno in {errno.ENOSPC, errno.EDQUOT}
