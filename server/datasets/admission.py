@@ -159,7 +159,7 @@ class Admissions:
         """The omission, and the bytes of the files that stay. Raises NotFound for a dataset deleted meanwhile."""
         report = None if origin.report is None or not parts else DatasetReport.model_validate(origin.report)
         try:
-            recordings = list_recordings(self._storage.dataset_folder(origin.id))
+            recordings = list_recordings(self._storage.recordings(origin.id))
             omission = _checked_omission(recordings, report, without, parts)
             left = [recording for recording in recordings if recording.name not in omission.names]
             return omission, sum(recording.path.stat().st_size for recording in left)

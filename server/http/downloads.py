@@ -6,13 +6,14 @@ problem details, and has no `If-Match` and `If-None-Match`.
 """
 
 import base64
+import os
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate, mktime_tz, parsedate_tz
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, Protocol
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -63,9 +64,19 @@ def content_disposition(name: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
+class Readable(Protocol):
+    """A file that is sent: a `Path`, or one elsewhere."""
+
+    def stat(self) -> os.stat_result:
+        """Size and time of change. FileNotFoundError."""
+
+    def open(self, mode: Literal["rb"], /) -> BinaryIO:
+        """Open it for reading. FileNotFoundError."""
+
+
 def file_response(
     request: Request,
-    path: Path,
+    path: Readable,
     size: int,
     *,
     media_type: str,
@@ -109,7 +120,9 @@ def _is_unchanged(request: Request, etag: str, modified_at: int) -> bool:
         return False
 
 
-def span_response(path: Path, span: Span, *, headers: dict[str, str], media_type: str, status: int = 200) -> Response:
+def span_response(
+    path: Readable, span: Span, *, headers: dict[str, str], media_type: str, status: int = 200
+) -> Response:
     """The bytes of a span of the file, which is opened at once. Raises NotFound for one that was just deleted."""
     headers = {**headers, "Content-Length": str(span.end - span.start)}
     if span.end == span.start:

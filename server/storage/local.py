@@ -32,7 +32,8 @@
 An attempt's folder is created by the transaction that claims the job, and its worker creates no folder above it: a
 stale worker can neither change files of its successor nor bring back a deleted job.
 
-No path has a part chosen by a user. The class is small on purpose, so that an object store can replace it.
+No path has a part chosen by a user. With a store behind the folder (`server.storage.tier`) what is kept lies there too,
+and files here are copies.
 """
 
 import contextlib
@@ -51,6 +52,7 @@ from rvc_engine.weights.own import BASE_ROLES, BaseRole
 from rvc_engine.workspace.atomic_files import write_atomically
 from server.blobs.copies import copy_and_hash, link_or_copy
 from server.errors import LeaseLost, SettingsRefused
+from server.storage.kept_files import KeptFiles
 
 logger = structlog.get_logger(__name__)
 
@@ -87,12 +89,8 @@ class StoredFile:
     sha256: str
 
 
-class Storage:
+class Storage(KeptFiles):
     """Storage in the data folder."""
-
-    def __init__(self, root: Path) -> None:
-        """`root` is created when first needed."""
-        self.root = root.resolve()
 
     def _path(self, kind: str, an_id: str) -> Path:
         if not _ID.match(an_id):
@@ -170,6 +168,10 @@ class Storage:
         """Folder of the recordings with their manifest, the engine's input."""
         return self.dataset_home(dataset_id) / "recordings"
 
+    def recordings(self, dataset_id: str) -> Path:
+        """`dataset_folder` with all of its files, to be read here. StorageAway, OSError."""
+        return self.bring_folder(self.dataset_folder(dataset_id))
+
     def fetched_folder(self, dataset_id: str) -> Path:
         """Folder of the downloads that a dataset is made of; see `server.fetching`."""
         return self._path("fetched", dataset_id)
@@ -196,6 +198,8 @@ class Storage:
                     path.unlink()
             if but is None:
                 folder.rmdir()
+        if self.tier is not None:
+            self.tier.forget_but(folder, () if but is None else (but,))
 
     def job_home(self, job_id: str) -> Path:
         """Folder of all files of a job."""
@@ -258,7 +262,8 @@ class Storage:
 
     def start_files(self, job_id: str) -> tuple[Path | None, Path | None]:
         """Generator and discriminator in a job's `start_folder`; None where it has none."""
-        generator, discriminator = (self.start_folder(job_id) / f"{role}.pth" for role in BASE_ROLES)
+        folder = self.bring_folder(self.start_folder(job_id))
+        generator, discriminator = (folder / f"{role}.pth" for role in BASE_ROLES)
         return generator if generator.is_file() else None, discriminator if discriminator.is_file() else None
 
     def place_start(self, job_id: str, files: Mapping[BaseRole, Path], origin: str) -> None:
@@ -269,7 +274,7 @@ class Storage:
         folder = self.start_folder(job_id)
         folder.mkdir(parents=True)
         for role, source in files.items():
-            link_or_copy(source, folder / f"{role}.pth")
+            link_or_copy(self.bring(source), folder / f"{role}.pth")
         write_atomically(folder / ORIGIN_FILE, origin.encode())
 
     def copy_start(self, job_id: str, new_job_id: str) -> None:
@@ -282,13 +287,6 @@ class Storage:
     def job_log(self, job_id: str) -> Path:
         """The job's whole log over all attempts, UTF-8; the worker appends to it."""
         return self.job_home(job_id) / "job.log"
-
-    def resolve(self, path: str) -> Path:
-        """The file of a `StoredFile.path`. Raises ValueError for a path outside of the storage."""
-        found = (self.root / path).resolve()
-        if not found.is_relative_to(self.root):
-            raise ValueError(f"{path!r} is outside of the storage")
-        return found
 
     @contextlib.contextmanager
     def incoming_folder(self) -> Iterator[Path]:
@@ -317,6 +315,7 @@ class Storage:
                 if not is_in_use(error) or not target.is_file() or target.stat().st_size != size:
                     raise  # otherwise these very bytes are there, and are being sent to someone
             sync_folder(folder)
+            self.keep(target, sha256=sha256)
         except FileNotFoundError as error:
             if attempt.is_dir():
                 raise
@@ -332,6 +331,7 @@ class Storage:
             if source.exists() or not target.exists():  # it was moved before, and is recorded again
                 replace(source, target)
                 sync_folder(target.parent)
+            self.keep(target, sha256=sha256)
         except FileNotFoundError as error:
             if self.attempt_folder(job_id, token).is_dir():
                 raise
@@ -351,7 +351,8 @@ class Storage:
         """Delete the files of `StoredFile.path`s; one that cannot be deleted is left to the search for orphans."""
         for path in paths:
             with contextlib.suppress(OSError):
-                self.resolve(path).unlink()
+                self.resolve(path).unlink(missing_ok=True)
+                self._forget(self.resolve(path))
 
     def commit_folder(self, temporary: Path, target: Path) -> None:
         """Move a complete folder to its place. All its files, and both folders, are on disk when this returns."""
@@ -370,6 +371,7 @@ class Storage:
         Its folder is moved away first: what still writes into it, such as a stale worker, cannot add to it any more.
         """
         self._delete_home(self.job_home(job_id))
+        self._forget(self.job_home(job_id))
         for conversion_id in conversion_ids:
             self.delete_conversion(conversion_id)
 
@@ -384,8 +386,19 @@ class Storage:
 
     def delete_workspace(self, job_id: str) -> None:
         """Delete a job's workspace, stored checkpoints and what it started from. Log and artifacts are kept."""
-        for folder in (self.workspace(job_id), self.start_folder(job_id), *self.checkpoint_folders(job_id).values()):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.workspace(job_id), ignore_errors=True)
+        for folder in (self.start_folder(job_id), *self.checkpoint_folders(job_id).values()):
+            self._delete(folder)
+
+    def delete_checkpoints(self, job_id: str, before: int) -> None:
+        """Delete the copied checkpoints of the attempts before the one under a token."""
+        for token, folder in self.checkpoint_folders(job_id).items():
+            if token < before:
+                self._delete(folder)
+
+    def delete_base_weights(self, base_weights_id: str) -> None:
+        """Delete base weights."""
+        self._delete(self.base_weights_folder(base_weights_id))
 
     def cache_folders(self) -> list[Path]:
         """Folders of stage results of all datasets."""
@@ -399,9 +412,9 @@ class Storage:
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete a dataset's recordings, the document of its consent, downloads and the stage results."""
         shutil.rmtree(self.fetched_folder(dataset_id), ignore_errors=True)
-        shutil.rmtree(self.dataset_home(dataset_id), ignore_errors=True)
-        shutil.rmtree(self.consent_folder(dataset_id), ignore_errors=True)
         shutil.rmtree(self.cache_folder(dataset_id), ignore_errors=True)
+        for folder in (self.dataset_home(dataset_id), self.consent_folder(dataset_id)):
+            self._delete(folder)
 
     def free_bytes(self) -> int:
         """Free space on the storage's disk."""

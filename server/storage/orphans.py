@@ -26,6 +26,7 @@ from server.database.tables import BaseWeights, Conversion, Dataset, Job, Upload
 from server.storage.instances import is_joined
 from server.storage.local import ATTEMPTS, Storage
 from server.storage.sizes import JobSizes, size_of
+from server.storage.tier import AWAY
 from server.storage.trash import SECONDS_UNTOUCHED, Trash, TrashEntry, is_untouched
 
 logger = structlog.get_logger(__name__)
@@ -148,6 +149,6 @@ def _superseded(folders: Mapping[int, Path]) -> Iterator[tuple[int, Path]]:
         named = {entry.file for entry in entries}
         for path in folder.iterdir():
             is_unfinished = path.name.startswith((".", "step_")) and path.name not in named
-            if is_superseded or is_unfinished or not entries:
+            if path.name != AWAY and (is_superseded or is_unfinished or not entries):
                 yield token, path
         is_superseded = is_superseded or bool(entries)

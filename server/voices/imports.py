@@ -159,6 +159,7 @@ class ImportService:
         """
         manifest, now = unpacked.manifest, self._clock()
         job_id = new_id("job")
+        self._storage.keep(unpacked.folder, self._storage.job_home(job_id))
         with write_session(self._engine) as session:
             num_bytes = sum(file.size for name, file in manifest.files().items() if name in unpacked.stored)
             self._quotas.check_bytes(session, key.owner, max(0, num_bytes - num_uploaded))

@@ -114,7 +114,7 @@ def get_zip(
         artifacts = [context.job_queries.artifact(job_id, name) for name in dict.fromkeys(names)]
     if not artifacts:
         raise NotFound(f"the job {job_id} has no files yet")
-    files = [(context.storage.resolve(each.path), each.name) for each in artifacts]
+    files = [(context.storage.bring(context.storage.resolve(each.path)), each.name) for each in artifacts]
     for path, name in files:
         if not path.is_file():
             raise Gone(f"the file {name!r} is no longer stored")
@@ -147,7 +147,7 @@ def get_zip(
 def get_artifact(job_id: str, name: str, request: Request, context: Context) -> Response:
     """Get one file. Its ETag is its sha256; ranges and conditional requests are supported."""
     artifact = context.job_queries.artifact(job_id, name)
-    path = context.storage.resolve(artifact.path)
+    path = context.storage.readable(artifact.path)
     if not path.is_file():
         raise Gone(f"the file {name!r} is no longer stored")
     return file_response(

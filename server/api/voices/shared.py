@@ -111,7 +111,7 @@ async def _opened(secret: str, request: Request, context: AppContext) -> Opened:
 def _file(
     request: Request, context: AppContext, stored: StoredFile, media_type: str, headers: dict[str, str]
 ) -> Response:
-    path = context.storage.resolve(stored.path)
+    path = context.storage.readable(stored.path)
     if not path.is_file():
         raise Gone("the file is no longer stored")
     return file_response(request, path, stored.size, media_type=media_type, sha256=stored.sha256, headers=headers)
