@@ -38,6 +38,8 @@ ServerError
 └── NothingPublished           a worker reported success without a published voice
 """
 
+import errno
+
 
 class ServerError(Exception):
     """Base of the tree; the message is shown to the caller."""
@@ -273,6 +275,10 @@ class DataAway(ServerError):
 
 
 class StorageAway(ServerError, OSError):
-    """The object storage does not answer for now. Also an OSError: what waits for a disk waits for it."""
+    """The object storage does not answer for now. Also an OSError: what waits for a disk that fails waits for it."""
 
     code = "unavailable"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.EIO

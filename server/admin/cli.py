@@ -24,6 +24,7 @@ from server.admin.leadership import exclusive
 from server.admin.retention import Retention
 from server.auth.principal import LOCAL_ADMINISTRATOR, current_principal
 from server.auth.tokens import TokenService
+from server.blobs.address import open_blobs
 from server.database.clock import utc_now
 from server.database.engine import SCHEMA_VERSION, check_schema, create_engine, migrate, present_version
 from server.errors import Refused, ServerError
@@ -66,7 +67,7 @@ def gc(
 ) -> None:
     """Apply the retention policy now, move orphaned files to the trash, and delete overdue files from it."""
     with _opened() as (settings, engine):
-        storage = Storage(settings.data_folder)
+        storage = Storage(settings.data_folder, open_blobs(settings.storage_url))
         retention = Retention(JobService(engine), storage)
         orphans = Orphans(engine, storage, settings.trash_days, settings.report_timeout_seconds)
         plan = retention.plan() if dry_run else retention.apply()
@@ -111,7 +112,7 @@ def adopt_command(
         _print_pairing(pairing, settings.trash_days)
         if not is_sure:
             typer.confirm("Join the two?", abort=True, err=True)
-        storage = Storage(settings.data_folder)
+        storage = Storage(settings.data_folder, open_blobs(settings.storage_url))
         engine = create_engine(settings.url)
         before = current_principal.set(LOCAL_ADMINISTRATOR)
         try:
@@ -239,7 +240,7 @@ def backup(
 ) -> None:
     """Back up database and files while the server runs. To restore, start the server on a copy of the backup."""
     with _opened() as (settings, engine):
-        result = back_up(engine, Storage(settings.data_folder), target)
+        result = back_up(engine, Storage(settings.data_folder, open_blobs(settings.storage_url)), target)
         if as_json:
             typer.echo(json.dumps({**vars(result), "folder": str(result.folder)}, indent=1))
             return

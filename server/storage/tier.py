@@ -23,6 +23,7 @@ from rvc_engine.environment.files import replace
 from rvc_engine.workspace.checksum import sha256_of
 from server.blobs.interface import BlobStore
 from server.errors import StorageAway
+from server.storage.instance_files import INSTANCE_FILE, InstanceMark, read_mark
 
 logger = structlog.get_logger(__name__)
 
@@ -110,6 +111,13 @@ class Tier:
         finally:
             path.unlink(missing_ok=True)
 
+    def has(self, path: Path) -> bool:
+        """Whether the store has all of a file that is here. StorageAway."""
+        if path.name == _LOG:
+            return path.stat().st_size == max((end for _, end in self._segments(path.parent.name)), default=0)
+        found = self.blobs.find(self.key_of(path))
+        return found is not None and found.size == path.stat().st_size
+
     def forget(self, path: Path) -> None:
         """Delete a file or a folder from the store; while that is away, it is left to the search for orphans."""
         key = self.key_of(path)
@@ -123,6 +131,15 @@ class Tier:
         for blob in list(self.blobs.list(self.key_of(folder))):
             if PurePosixPath(blob.key).name not in names:
                 self.blobs.delete(blob.key)
+
+    def instance(self) -> InstanceMark | None:
+        """The installation that the store belongs to. SettingsRefused, StorageAway."""
+        with self._temporary() as temporary:
+            try:
+                self.blobs.fetch(INSTANCE_FILE, temporary)
+            except FileNotFoundError:
+                return None
+            return read_mark(temporary)
 
     # Logs
 

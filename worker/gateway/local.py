@@ -19,6 +19,7 @@ from rvc_engine.workspace.layout import Workspace
 from rvc_train.schemas.jobs import JobStatus
 from rvc_train.schemas.voices.conversions import ConversionFailure, ConversionStatus
 from rvc_train.schemas.workers import Drain, GpuPublic
+from server.blobs.address import open_blobs
 from server.conversions import queue as conversion_queue
 from server.conversions.queue import ConversionQueue, ResultFile
 from server.database.clock import database_clock, utc_now
@@ -30,7 +31,7 @@ from server.jobs.recording import record_batch
 from server.jobs.service import JobService
 from server.results.checkpoints import CorruptCheckpoint, StoredCheckpoints
 from server.settings import database_url_of
-from server.storage.instances import inspect_pairing, is_joined
+from server.storage.instances import check_store, inspect_pairing, is_joined
 from server.storage.local import ORIGIN_FILE, Storage, StoredFile
 from server.storage.trash import Trash
 from server.transient_errors import first_line, is_database_unavailable
@@ -82,7 +83,7 @@ class LocalGateway(WorkerGateway):
         """`engine`: on the server's database; `close` closes its connections."""
         self._settings, self._engine = settings, engine
         self._url = database_url_of(settings.data_folder, settings.database_url)
-        self._storage = Storage(settings.data_folder)
+        self._storage = Storage(settings.data_folder, open_blobs(settings.storage_url))
         clock = database_clock(engine)
         self._jobs = JobService(
             engine,
@@ -114,6 +115,7 @@ class LocalGateway(WorkerGateway):
         empty folder.
         """
         try:
+            check_store(self._storage)
             found = inspect_pairing(self._settings.data_folder, self._url)
             if found.is_joined:
                 migrate(self._engine)
