@@ -53,6 +53,9 @@ class ServerSettings(BaseSettings):
     `file:///FOLDER`. None: the data folder."""
     storage_cache_bytes: int = Field(default=20 * GIB, ge=0)
     """Bytes of copies in the data folder of what is in that store; those that were not used for longest go."""
+    presigned_downloads: bool = False
+    """Whether downloads of voices and indexes are answered with a redirect to an address of that store, valid for some
+    minutes. `file:` has none."""
     host: str = "127.0.0.1"
     """Address to listen on. Any address but loopback requires `RVC_TRAIN_TOKEN`."""
     port: int = Field(default=8000, ge=0, le=65_535)

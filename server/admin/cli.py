@@ -22,6 +22,7 @@ from server.admin.backup import back_up
 from server.admin.doctor import run_checks
 from server.admin.leadership import exclusive
 from server.admin.retention import Retention
+from server.admin.store_upkeep import move_storage
 from server.auth.principal import LOCAL_ADMINISTRATOR, current_principal
 from server.auth.tokens import TokenService
 from server.blobs.address import open_blobs
@@ -249,6 +250,27 @@ def backup(
             typer.echo("note: it does not contain the database; dump that with its own tools")
         if result.missing:
             typer.echo(f"note: {len(result.missing)} files were deleted during the backup")
+
+
+storage_commands = typer.Typer(no_args_is_help=True, help="Files in object storage.")
+app.add_typer(storage_commands, name="storage")
+
+
+@storage_commands.command()
+def move(
+    to: Annotated[str, typer.Option("--to", metavar="URL", help="s3://BUCKET/PREFIX, or as RVC_TRAIN_STORAGE_URL.")],
+) -> None:
+    """Copy all files to object storage while the server runs; call it again to go on, or for what came since.
+
+    Afterwards set RVC_TRAIN_STORAGE_URL to this address and start the server again: it copies what is still missing.
+    """
+    with _opened() as (settings, _engine):
+        target = open_blobs(to)
+        if target is None:
+            raise Refused("--to is empty; write s3://BUCKET/PREFIX")
+        result = move_storage(Storage(settings.data_folder, open_blobs(settings.storage_url)), target)
+        typer.echo(f"{target.address}: {result.num_present} files were there, {result.num_copied} copied")
+        typer.echo(f"set RVC_TRAIN_STORAGE_URL={target.address} for server and workers, and start them again")
 
 
 def _all_tokens(service: TokenService) -> Iterator[TokenPublic]:

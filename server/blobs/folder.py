@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace as replace_fields
 from datetime import UTC, datetime
@@ -26,8 +26,8 @@ class FolderBlobs(BlobStore):
     def __init__(self, root: Path) -> None:
         self._root, self.address = root, root.as_uri()
 
-    def put(self, key: str, source: Path, sha256: str, headers: Mapping[str, str] | None = None) -> None:
-        """As in the interface. No address has headers."""
+    def put(self, key: str, source: Path, sha256: str, disposition: str | None = None) -> None:
+        """As in the interface. There is no `url`."""
         with self._present():
             target = self._root / key
             temporary = target.with_name(f".{uuid6.uuid7().hex}.tmp")

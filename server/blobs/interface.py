@@ -5,7 +5,7 @@ StorageAway while the store does not answer, and refuses nothing that it may rep
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,8 @@ class Blob:
     modified_at: datetime
     sha256: str | None = None
     """What it was put with; None in a list, which has none."""
+    disposition: str | None = None
+    """The `Content-Disposition` that it was put with."""
 
 
 class BlobStore(ABC):
@@ -33,8 +35,10 @@ class BlobStore(ABC):
     """Its URL, without credentials."""
 
     @abstractmethod
-    def put(self, key: str, source: Path, sha256: str, headers: Mapping[str, str] | None = None) -> None:
-        """Store a file of this sha256, replacing a blob of the key. `headers`: sent by `url` with it. OSError."""
+    def put(self, key: str, source: Path, sha256: str, disposition: str | None = None) -> None:
+        """Store a file of this sha256, replacing a blob of the key. `disposition`: the `Content-Disposition` with
+        which `url` is answered. OSError.
+        """
 
     @abstractmethod
     def find(self, key: str) -> Blob | None:

@@ -6,7 +6,7 @@ long. Endpoint, region and credentials come from the usual environment variables
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _CHUNK = 8 << 20
 _NUM_AT_ONCE = 4
 _SUM = "sha256"
+_DISPOSITION = "Content-Disposition"
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
 
 
@@ -50,10 +51,10 @@ class ObjectBlobs(BlobStore):
         except Exception as error:
             raise SettingsRefused(f"RVC_TRAIN_STORAGE_URL cannot be used: {first_line(error)}") from error
 
-    def put(self, key: str, source: Path, sha256: str, headers: Mapping[str, str] | None = None) -> None:
+    def put(self, key: str, source: Path, sha256: str, disposition: str | None = None) -> None:
         if not source.is_file():
             raise FileNotFoundError(f"{source} was deleted")
-        attributes = {_SUM: sha256, **(headers or {})}
+        attributes = {_SUM: sha256} | ({} if disposition is None else {_DISPOSITION: disposition})
         with self._answers(key):
             self._obstore.put(
                 self._store, key, source, attributes=attributes, chunk_size=_CHUNK, max_concurrency=_NUM_AT_ONCE
@@ -63,7 +64,8 @@ class ObjectBlobs(BlobStore):
         try:
             with self._answers(key):
                 found = self._obstore.get(self._store, key, options={"head": True})
-                return Blob(key, found.meta["size"], found.meta["last_modified"], found.attributes.get(_SUM))
+                size, changed_at, attributes = found.meta["size"], found.meta["last_modified"], found.attributes
+                return Blob(key, size, changed_at, attributes.get(_SUM), attributes.get(_DISPOSITION))
         except FileNotFoundError:
             return None
 

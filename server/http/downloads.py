@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from email.utils import formatdate, mktime_tz, parsedate_tz
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
-from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -58,12 +57,6 @@ def parse_range(header: str | None, size: int) -> Span | None:
     return Span(start, end)
 
 
-def content_disposition(name: str) -> str:
-    """`attachment` with an ASCII name for old clients and the full name in `filename*` (RFC 6266)."""
-    plain = re.sub(r"[^ !#-\[\]-~]", "_", name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
-
-
 class Readable(Protocol):
     """A file that is sent: a `Path`, or one elsewhere."""
 
@@ -92,7 +85,7 @@ def file_response(
     etag = None
     if sha256 is not None:
         etag = headers["ETag"] = f'"{sha256}"'
-        headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
+        headers["Repr-Digest"] = repr_digest(sha256)
         with deleted_as_not_found():
             modified_at = int(path.stat().st_mtime)
         headers["Last-Modified"] = formatdate(modified_at, usegmt=True)
@@ -106,6 +99,11 @@ def file_response(
         return span_response(path, Span(0, size), headers=headers, media_type=media_type)
     headers["Content-Range"] = f"bytes {span.start}-{span.end - 1}/{size}"
     return span_response(path, span, headers=headers, media_type=media_type, status=206)
+
+
+def repr_digest(sha256: str) -> str:
+    """The header `Repr-Digest` (RFC 9530) of a file with a sha256 in hexadecimal."""
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
 
 
 def _is_unchanged(request: Request, etag: str, modified_at: int) -> bool:

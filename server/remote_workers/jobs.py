@@ -239,11 +239,11 @@ class RemoteJobs:
             raise Refused("an event that names files stands alone in its batch; send it by itself", "/events")
         incoming, lease = self.incoming(held), held.lease
 
-        def store(sha256: str) -> StoredFile:
+        def store(sha256: str, name: str | None) -> StoredFile:
             is_new = incoming.is_complete(sha256)  # which takes nothing but a sha256
             recorded = self._attempt_folder(held) / ARTIFACTS / sha256
             source = incoming.complete(sha256) if is_new or not recorded.is_file() else recorded
-            return self._storage.take_artifact(lease.job_id, lease.token, source, sha256)
+            return self._storage.take_artifact(lease.job_id, lease.token, source, sha256, name)
 
         if any(names_files):
             held.require_valid()

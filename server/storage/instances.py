@@ -228,7 +228,7 @@ def _join_store(storage: Storage, instance_id: str, *, is_adopted: bool = False)
     if storage.tier is None:
         return
     address, found = storage.tier.blobs.address, storage.tier.instance()
-    if found is None and not is_adopted and storage.tier.blobs.names(""):
+    if found is None and not is_adopted and next(storage.tier.blobs.list(""), None) is not None:
         raise SettingsRefused(
             f"{address} has files already, and none of them is an installation's; name an empty prefix in "
             "RVC_TRAIN_STORAGE_URL"

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from server.blobs.dispositions import content_disposition
 from server.blobs.interface import BlobStore
 from server.blobs.reading import BlobFile
 from server.storage.tier import Tier
@@ -23,13 +24,13 @@ class KeptFiles:
             raise ValueError(f"{path!r} is outside of the storage")
         return found
 
-    def keep(self, source: Path, place: Path | None = None, sha256: str | None = None) -> None:
+    def keep(self, source: Path, place: Path | None = None, sha256: str | None = None, name: str | None = None) -> None:
         """Have a complete file, or those of a folder, in the store too, as those of `place` (None: where they are).
 
-        StorageAway, OSError.
+        `name`: of the file for its users. StorageAway, OSError.
         """
         if self.tier is not None:
-            self.tier.keep(source, place or source, sha256)
+            self.tier.keep(source, place or source, sha256, name)
 
     def keep_only(self, folder: Path) -> None:
         """Delete from the store what a folder has no longer. StorageAway, OSError."""
@@ -55,6 +56,18 @@ class KeptFiles:
             blob = self.tier.blobs.find(self.tier.key_of(found))
             return found if blob is None else BlobFile(self.tier.blobs, blob)
         return found
+
+    def signed_url(self, path: str, name: str, seconds: int) -> str | None:
+        """An address from which whoever has it may get a file of this name; None where the store has none. StorageAway.
+
+        It is for files that were kept with their name: browsers would save others under their sha256.
+        """
+        if self.tier is None:
+            return None
+        key = self.tier.key_of(self.resolve(path))
+        blob = self.tier.blobs.find(key)
+        is_named = blob is not None and blob.disposition == content_disposition(name)
+        return self.tier.blobs.url(key, seconds) if is_named else None
 
     def _delete(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)

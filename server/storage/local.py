@@ -298,8 +298,10 @@ class Storage(KeptFiles):
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def store_artifact(self, job_id: str, token: int, source: Path) -> StoredFile:
+    def store_artifact(self, job_id: str, token: int, source: Path, name: str | None = None) -> StoredFile:
         """Copy a file into an attempt's artifacts, hashed on the way. Storing the same bytes twice keeps one file.
+
+        `name`: as for `keep`.
 
         Raises LeaseLost when the attempt's folder is gone, because the job was deleted; OSError.
         """
@@ -315,7 +317,7 @@ class Storage(KeptFiles):
                 if not is_in_use(error) or not target.is_file() or target.stat().st_size != size:
                     raise  # otherwise these very bytes are there, and are being sent to someone
             sync_folder(folder)
-            self.keep(target, sha256=sha256)
+            self.keep(target, sha256=sha256, name=name)
         except FileNotFoundError as error:
             if attempt.is_dir():
                 raise
@@ -324,14 +326,14 @@ class Storage(KeptFiles):
             temporary.unlink(missing_ok=True)
         return StoredFile(target.relative_to(self.root).as_posix(), size, sha256)
 
-    def take_artifact(self, job_id: str, token: int, source: Path, sha256: str) -> StoredFile:
-        """Move a complete file of this sha256 from the attempt's folder into its artifacts. LeaseLost, OSError."""
+    def take_artifact(self, job_id: str, token: int, source: Path, sha256: str, name: str | None = None) -> StoredFile:
+        """As `store_artifact`, of a complete file of this sha256 in the attempt's folder, which is moved."""
         try:
             target = self.result_folder(job_id, token, ARTIFACTS) / sha256
             if source.exists() or not target.exists():  # it was moved before, and is recorded again
                 replace(source, target)
                 sync_folder(target.parent)
-            self.keep(target, sha256=sha256)
+            self.keep(target, sha256=sha256, name=name)
         except FileNotFoundError as error:
             if self.attempt_folder(job_id, token).is_dir():
                 raise

@@ -21,6 +21,7 @@ import uuid6
 
 from rvc_engine.environment.files import replace
 from rvc_engine.workspace.checksum import sha256_of
+from server.blobs.dispositions import content_disposition
 from server.blobs.interface import BlobStore
 from server.errors import StorageAway
 from server.storage.instance_files import INSTANCE_FILE, InstanceMark, read_mark
@@ -67,12 +68,16 @@ class Tier:
         """The key of a file or folder."""
         return path.relative_to(self.root).as_posix()
 
-    def keep(self, source: Path, place: Path, sha256: str | None = None) -> None:
-        """Put a file, or all files of a folder, as those of a place in the data folder. StorageAway, OSError."""
+    def keep(self, source: Path, place: Path, sha256: str | None = None, name: str | None = None) -> None:
+        """Put a file, or all files of a folder, as those of a place in the data folder. StorageAway, OSError.
+
+        `name`: of the file for its users.
+        """
+        disposition = None if name is None else content_disposition(name)
         for path in _files_below(source):
             key = self.key_of(place if path == source else place / path.relative_to(source))
             if unit_of(key) is not None:
-                self.blobs.put(key, path, sha256 or sha256_of(path))
+                self.blobs.put(key, path, sha256 or sha256_of(path), disposition)
 
     def bring(self, path: Path) -> None:
         """Have a file here, and mark it as used; one that is nowhere stays missing. StorageAway, OSError."""
@@ -111,12 +116,21 @@ class Tier:
         finally:
             path.unlink(missing_ok=True)
 
-    def has(self, path: Path) -> bool:
-        """Whether the store has all of a file that is here. StorageAway."""
+    def has(self, path: Path, *, is_compared: bool = False) -> bool:
+        """Whether the store has all of a file that is here, by its size or `is_compared` by its sha256. StorageAway."""
         if path.name == _LOG:
             return path.stat().st_size == max((end for _, end in self._segments(path.parent.name)), default=0)
         found = self.blobs.find(self.key_of(path))
-        return found is not None and found.size == path.stat().st_size
+        if found is None or found.size != path.stat().st_size:
+            return False
+        return not is_compared or found.sha256 == sha256_of(path)
+
+    def send(self, path: Path) -> None:
+        """Put a file that is here, or what a log has more. StorageAway, OSError."""
+        if path.name == _LOG:
+            self.send_log(path)
+        else:
+            self.keep(path, path)
 
     def forget(self, path: Path) -> None:
         """Delete a file or a folder from the store; while that is away, it is left to the search for orphans."""
@@ -178,20 +192,45 @@ class Tier:
     def _bring_log(self, log: Path) -> None:
         if log.exists():
             return
-        job_id = log.parent.name
-        with self._lock, self._temporary() as whole, self._temporary() as part:
-            segments = self._segments(job_id)
-            if not segments or log.exists():
+        with self._lock, self._temporary() as whole:
+            try:
+                self._fetch_log(log.parent.name, whole)
+            except FileNotFoundError:
                 return
-            with whole.open("wb") as written:
-                for start, _ in segments:
-                    self.blobs.fetch(f"jobs/{job_id}/log/{start:016d}", part)
-                    written.seek(start)
-                    written.write(part.read_bytes())
-            log.parent.mkdir(parents=True, exist_ok=True)
-            replace(whole, log)
+            if not log.exists():
+                log.parent.mkdir(parents=True, exist_ok=True)
+                replace(whole, log)
+
+    def _fetch_log(self, job_id: str, target: Path) -> None:
+        segments = self._segments(job_id)
+        if not segments:
+            raise FileNotFoundError(f"{self.blobs.address} has no log of the job {job_id}")
+        with self._temporary() as part, target.open("wb") as written:
+            for start, _ in segments:
+                self.blobs.fetch(f"jobs/{job_id}/log/{start:016d}", part)
+                written.seek(start)
+                written.write(part.read_bytes())
 
     # The whole
+
+    def keys(self) -> Iterator[str]:
+        """Keys of all files that are kept in the store; of a log, its name in the data folder."""
+        logs = set()
+        for kind in KEPT:
+            for blob in self.blobs.list(kind):
+                parts = PurePosixPath(blob.key).parts
+                if kind == "jobs" and parts[2:3] == ("log",):
+                    logs.add(f"jobs/{parts[1]}/{_LOG}")
+                elif unit_of(blob.key) is not None:
+                    yield blob.key
+        yield from sorted(logs)
+
+    def fetch(self, key: str, target: Path) -> None:
+        """Write the file of one of `keys`. FileNotFoundError, DamagedBlob, StorageAway, OSError."""
+        if key.endswith(f"/{_LOG}"):
+            self._fetch_log(key.split("/")[1], target)
+        else:
+            self.blobs.fetch(key, target)
 
     def kept_files(self) -> Iterator[Path]:
         """All files here that are kept."""
@@ -207,24 +246,18 @@ class Tier:
         for path in self.kept_files():
             key = self.key_of(path)
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                if path.name == _LOG:
-                    self.send_log(path)
-                elif sizes.get(key) != path.stat().st_size:
-                    self.keep(path, path)
-                    num_sent += 1
+                if sizes.get(key) != path.stat().st_size:  # a log has no blob of its name
+                    self.send(path)
+                    num_sent += path.name != _LOG
         return num_sent
 
     def make_folders(self) -> None:
         """Make the folders of all that the store has, marked as away: for a data folder that was lost."""
-        for kind in KEPT:
-            for blob in self.blobs.list(kind):
-                parts = PurePosixPath(blob.key).parts
-                is_segment = kind == "jobs" and parts[2:3] == ("log",)
-                unit = f"jobs/{parts[1]}" if is_segment else unit_of(blob.key)
-                if unit is None or (self.root / unit).exists():
-                    continue
+        for key in self.keys():
+            unit = PurePosixPath(key).parent.as_posix()
+            if not (self.root / unit).exists():
                 (self.root / unit).mkdir(parents=True)
-                if not is_segment and not is_by_name(unit):
+                if unit == unit_of(key) and not is_by_name(unit):
                     (self.root / unit / AWAY).touch()
 
 

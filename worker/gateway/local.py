@@ -341,8 +341,8 @@ class LocalJobLease(JobLease):
     def record(self, events: Sequence[Event], write: int) -> None:
         record_batch(self.jobs, self.lease, events, write, self._store)
 
-    def _store(self, path: str) -> StoredFile:
-        return self.storage.store_artifact(self.job_id, self.token, Path(path))
+    def _store(self, path: str, name: str | None) -> StoredFile:
+        return self.storage.store_artifact(self.job_id, self.token, Path(path), name)
 
     @unavailable_for_now()
     def finish(self, outcome: Outcome) -> JobStatus:

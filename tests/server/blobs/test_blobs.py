@@ -124,8 +124,7 @@ def test_a_signed_address_is_answered_without_a_token_and_with_the_headers_of_th
     blobs = open_blobs(f"{seaweed}/signed")
     assert blobs is not None
     (tmp_path / "source").write_bytes(b"a voice")
-    headers = {"Content-Disposition": 'attachment; filename="v.pth"'}
-    blobs.put(KEY, tmp_path / "source", hashlib.sha256(b"a voice").hexdigest(), headers)
+    blobs.put(KEY, tmp_path / "source", hashlib.sha256(b"a voice").hexdigest(), 'attachment; filename="v.pth"')
     address = blobs.url(KEY, 60)
     assert address is not None
     answer = httpx.get(address)

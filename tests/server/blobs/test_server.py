@@ -11,8 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from rvc_engine.checkpoints.manifest import CheckpointEntry
+from rvc_train.client import Client, connect
+from server.admin.backup import back_up
+from server.admin.cli import app
 from server.admin.store_upkeep import StoreUpkeep
 from server.blobs.interface import BlobStore
 from server.errors import SettingsRefused
@@ -21,7 +25,7 @@ from server.storage.local import Storage
 from server.storage.local_copies import LocalCopies
 from server.storage.orphans import Orphans
 from server.storage.tier import AWAY
-from tests.server.conftest import publish, wait_until
+from tests.server.conftest import USUAL_TOKEN, publish, wait_until
 
 SOUND = b"RIFF a recording" * 100
 VOICE = bytes(range(256)) * 400
@@ -182,9 +186,9 @@ def test_files_in_the_store_without_a_row_go_after_the_days_of_the_trash(
         blobs.put(f"jobs/job_{'0' * 32}/start/generator.pth", tmp_path / "source", hashlib.sha256(b"x").hexdigest())
         storage, engine, now = server.context.storage, server.context.engine, datetime.now(UTC)
         Orphans(engine, storage, 7, 60, lambda: now + timedelta(days=6)).collect()
-        assert len(blobs.names("jobs")) == 1
+        assert len(list(blobs.list("jobs"))) == 1
         Orphans(engine, storage, 7, 60, lambda: now + timedelta(days=8)).collect()
-        assert blobs.names("jobs") == set()
+        assert list(blobs.list("jobs")) == []
         assert len(blobs.names("datasets")) == 1
 
 
@@ -245,4 +249,72 @@ def test_while_the_store_is_away_datasets_wait_and_what_is_sent_at_once_gets_503
         assert int(answer.headers["Retry-After"]) > 0
         (tmp_path / "away").rename(store)
         wait_until(lambda: http.get(f"/v1/datasets/{bob}").json()["status"] == "ready")
+        assert http.get(http.get(f"/v1/jobs/{lease.job_id}/artifacts").json()["data"][0]["url"]).content == VOICE
+
+
+@pytest.mark.cluster
+def test_with_presigned_downloads_files_come_from_the_store_itself(
+    serve: Callable[..., Any], seaweed: str, tmp_path: Path
+) -> None:
+    with serve(tmp_path / "data", storage_url=f"{seaweed}/presigned", presigned_downloads=True) as server:
+        with server.client() as http:
+            lease = train(server, upload(http))
+            url = http.get(f"/v1/jobs/{lease.job_id}/artifacts").json()["data"][0]["url"]
+            answer = http.get(url)
+            assert (answer.status_code, answer.headers["Cache-Control"]) == (307, "no-store")
+            assert answer.headers["ETag"] == f'"{hashlib.sha256(VOICE).hexdigest()}"'
+            there = httpx.get(answer.headers["Location"])
+            assert there.content == VOICE
+            assert there.headers["Content-Disposition"].startswith('attachment; filename="anna.pth"')
+            assert http.get(url, headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
+            assert http.head(url).status_code == 200
+            rest = http.get(url, headers={"Range": "bytes=1000-", "If-Range": answer.headers["ETag"]})
+            assert (rest.status_code, rest.content) == (206, VOICE[1000:])
+        with Client(connect(server.url, USUAL_TOKEN), memory=tmp_path) as client:
+            artifact = client.artifacts(lease.job_id)[0]
+            assert client.download_artifact(artifact, tmp_path).read_bytes() == VOICE
+
+
+def test_a_store_without_addresses_has_downloads_sent_by_the_server(serve: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    store = (tmp_path / "store").as_uri()
+    with serve(tmp_path / "data", storage_url=store, presigned_downloads=True) as server, server.client() as http:
+        lease = train(server, upload(http))
+        assert http.get(http.get(f"/v1/jobs/{lease.job_id}/artifacts").json()["data"][0]["url"]).content == VOICE
+
+
+def test_a_folder_is_moved_while_its_server_runs_and_again_for_what_came_since(
+    serve: Callable[..., Any], blobs: BlobStore, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RVC_TRAIN_DATA_FOLDER", str(tmp_path / "data"))
+    command = ["storage", "move", "--to", url]
+    with serve(tmp_path / "data") as server, server.client() as http:
+        dataset_id = upload(http)
+        first = CliRunner().invoke(app, command)
+        assert "0 files were there, 2 copied" in first.output
+        lease = train(server, dataset_id)
+        assert "2 files were there, 4 copied" in CliRunner().invoke(app, command).output
+        assert "6 files were there, 0 copied" in CliRunner().invoke(app, command).output
+        server.context.jobs.succeed(lease)
+    lose_all_but_the_database(tmp_path / "data")
+    with serve(tmp_path / "data", storage_url=url) as server, server.client() as http:
+        assert http.get(f"/v1/jobs/{lease.job_id}/logs").text == "line one\nline two\n"
+        assert (server.context.storage.recordings(dataset_id) / "000001.wav").read_bytes() == SOUND
+
+
+def test_a_backup_has_what_is_in_the_store_alone(
+    serve: Callable[..., Any], blobs: BlobStore, url: str, tmp_path: Path
+) -> None:
+    with serve(tmp_path / "data", storage_url=url) as server, server.client() as http:
+        dataset_id = upload(http)
+        lease = train(server, dataset_id)
+        server.context.jobs.succeed(lease)
+        storage, engine = server.context.storage, server.context.engine
+        StoreUpkeep(engine, storage, server.context.settings).run()
+        LocalCopies(engine, storage, 0, lambda: datetime.now(UTC) + timedelta(hours=2)).trim()
+        result = back_up(engine, storage, tmp_path / "backup")
+        assert result.missing == []
+    with serve(tmp_path / "backup") as server, server.client() as http:  # it needs no store
+        assert http.get(f"/v1/jobs/{lease.job_id}/logs").text == "line one\nline two\n"
+        assert http.get(f"/v1/datasets/{dataset_id}/recordings/1").content == SOUND
         assert http.get(http.get(f"/v1/jobs/{lease.job_id}/artifacts").json()["data"][0]["url"]).content == VOICE
