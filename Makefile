@@ -139,8 +139,8 @@ test-containers: .venv/.developer
 test-windows: .venv/.developer
 	$(BIN)/python -m tests.windows $(if $(LONG),--long $(filter tests/%,$(LONG)))
 
-# A cluster of Ray on this machine with made-up GPUs, whose nodes, dispatcher and server are killed. Ray is installed into the user's
-# cache folder; where it cannot be, this is left out.
+# A cluster of Ray on this machine with made-up GPUs, whose nodes, dispatcher and server are killed; and the server with object storage. Ray,
+# obstore and SeaweedFS are installed into the user's cache folder; what cannot be is left out.
 test-cluster: .venv/.developer
 	$(BIN)/python -m tests.worker.ray
 

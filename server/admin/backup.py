@@ -124,7 +124,7 @@ def _copy_file(source: Path, target: Path, result: BackupResult) -> None:
 
 def _copy_from_store(tier: Tier, target: Path, result: BackupResult) -> None:
     """Copy what is in the store behind the data folder, and not here. The copy has all files in its folder."""
-    for key in tier.keys():
+    for key in tier.all_keys():
         if (target / key).exists():
             continue
         (target / key).parent.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,7 @@ def _copied(storage: Storage, to: Tier) -> Iterator[bool]:
     """For each file whether it was copied, or was there."""
     keys = {to.key_of(path) for path in to.kept_files()}
     if storage.tier is not None:
-        keys.update(storage.tier.keys())
+        keys.update(storage.tier.all_keys())
     for key in sorted(keys):
         path = storage.bring(storage.root / key)
         with contextlib.suppress(FileNotFoundError):  # deleted meanwhile

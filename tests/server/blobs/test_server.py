@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rvc_engine.checkpoints.manifest import CheckpointEntry
-from rvc_train.client import Client, connect
+from rvc_train import Client, connect
 from server.admin.backup import back_up
 from server.admin.cli import app
 from server.admin.store_upkeep import StoreUpkeep
