@@ -145,8 +145,8 @@ test-windows: .venv/.developer
 	$(BIN)/python -m tests.windows $(if $(LONG),--long $(filter tests/%,$(LONG)))
 
 # Clusters on this machine with made-up GPUs: Slurm of Debian and hosts as network namespaces, whose tests are skipped where they cannot be
-# had, and Ray, whose nodes, dispatcher and server are killed. Ray is installed into the user's cache folder; where it cannot be, its tests
-# are left out.
+# had, and Ray, whose nodes, dispatcher and server are killed; and the server with object storage. Ray, obstore and SeaweedFS are installed
+# into the user's cache folder; what cannot be is left out.
 SLURM_PROGRAMS = slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client
 
 test-cluster: .venv/.developer

@@ -24,6 +24,7 @@ from rvc_engine.translation.program_errors import describe_os_error, errors_repo
 from rvc_train.local_servers import address_key
 from server.app import create_app
 from server.auth.local_token import provide_local_token, release_address
+from server.blobs.address import open_blobs
 from server.context import AppContext
 from server.errors import SettingsRefused
 from server.http.connections import Connection, allow_many_connections
@@ -32,7 +33,8 @@ from server.logging import set_up_logging
 from server.middleware.forwarded import ForwardedHeaders
 from server.setting_names import WORKER_ONLY, check_setting_names
 from server.settings import ServerSettings
-from server.storage.instances import check_pairing, open_instance
+from server.storage.instances import check_pairing, open_instance, prepare_folder
+from server.storage.local import Storage
 from server.storage.permissions import UMASK, restrict_data_folder
 from server.transient_errors import first_line
 
@@ -96,6 +98,7 @@ def main() -> int:
         set_up_logging(settings.log_level)
         for sentence in check_setting_names(os.environ, ServerSettings.model_fields, "server", WORKER_ONLY, "worker"):
             logger.info(sentence)
+        prepare_folder(Storage(settings.data_folder, open_blobs(settings.storage_url)))
         check_pairing(settings.data_folder, settings.url)  # before any file is created, the lock's included
         app = create_app(settings)
         lock = _lock(app.state.context)

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
-from server.admin import job_weights, scheduler
+from server.admin import job_weights, scheduler, store_upkeep
 from server.admin.leadership import Leadership
 from server.admin.readiness import Readiness, sqlite_warning
 from server.admin.retention import Retention
@@ -49,6 +49,7 @@ from server.auth.principal import current_rights
 from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
 from server.base_weights.service import BaseWeightsService
+from server.blobs.address import open_blobs
 from server.context import AppContext, refuse_unknown_parameters
 from server.conversions.service import ConversionService
 from server.database.changes import ChangeCounter
@@ -276,7 +277,7 @@ async def _stop(stop: Callable[[], object]) -> None:
 # Long because it makes every service once.
 def _build_context(settings: ServerSettings) -> AppContext:
     engine = create_engine(settings.url, NUM_CONNECTIONS, NUM_IDLE_CONNECTIONS)
-    storage = Storage(settings.data_folder)
+    storage = Storage(settings.data_folder, open_blobs(settings.storage_url))
     clock = database_clock(engine)
     quotas = Quotas(engine, settings, clock)
     audit = AuditTrail(engine, utc_now)
@@ -392,6 +393,8 @@ def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:
     yield job_weights.SECONDS, job_weights.JobWeights(context.jobs, context.weights, context.storage).settle
     yield EXPIRY_SECONDS, partial(context.audit.delete_old, settings.audit_days)
     yield SCAN_SECONDS, orphans.collect
+    if context.storage.tier is not None:
+        yield store_upkeep.SECONDS, store_upkeep.StoreUpkeep(context.engine, context.storage, settings).run
     yield CLEANUP_SECONDS, partial(fold_counts, context.engine)
     yield CLEANUP_SECONDS, partial(thin_events, context.engine, context.jobs.clock)
 

@@ -32,10 +32,13 @@ ServerError
 ├── LeaseLost                  a worker's lease was replaced, or its job ended: write nothing more
 ├── WorkerVersionRefused       a worker that exchanges in a version which does not go with the server's
 ├── DataAway                   the data folder is not the one of the database for now
+├── StorageAway                the object storage does not answer for now
 ├── CheckpointsDamaged         the stored checkpoints of a job cannot be read
 ├── SchemaChanged              the database's schema is another than the worker's: it gets no job
 └── NothingPublished           a worker reported success without a published voice
 """
+
+import errno
 
 
 class ServerError(Exception):
@@ -269,3 +272,13 @@ class DataAway(ServerError):
     """The data folder is not the one of the database for now, as when its disk is not mounted."""
 
     code = "unavailable"
+
+
+class StorageAway(ServerError, OSError):
+    """The object storage does not answer for now. Also an OSError: what waits for a disk that fails waits for it."""
+
+    code = "unavailable"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.EIO

@@ -48,6 +48,14 @@ class ServerSettings(BaseSettings):
     """Folder of recordings, workspaces, logs and artifacts."""
     database_url: str | None = None
     """SQLAlchemy URL. None: the SQLite file `rvc-train.db` in the data folder."""
+    storage_url: str | None = None
+    """Store of recordings, voices, checkpoints and logs: `s3://BUCKET/PREFIX`, `gs://...`, `az://...` or
+    `file:///FOLDER`. None: the data folder."""
+    storage_cache_bytes: int = Field(default=20 * GIB, ge=0)
+    """Bytes of copies in the data folder of what is in that store; those that were not used for longest go."""
+    presigned_downloads: bool = False
+    """Whether downloads of voices and indexes are answered with a redirect to an address of that store, valid for some
+    minutes. `file:` has none."""
     host: str = "127.0.0.1"
     """Address to listen on. Any address but loopback requires `RVC_TRAIN_TOKEN`."""
     port: int = Field(default=8000, ge=0, le=65_535)

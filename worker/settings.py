@@ -53,6 +53,8 @@ class WorkerSettings(BaseSettings):
     """Folder of recordings, workspaces, logs and artifacts; the same as the server's."""
     database_url: str | None = None
     """SQLAlchemy URL; None: the SQLite file `rvc-train.db` in the data folder."""
+    storage_url: str | None = None
+    """Store behind the data folder; the same as the server's."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     worker_server: str | None = None

@@ -20,11 +20,13 @@ import uuid6
 
 from rvc_engine.environment.files import rename, sync_folder
 from rvc_engine.workspace.atomic_files import write_atomically
+from server.blobs.copies import link_or_copy
 from server.database.copies import copy_sqlite
 from server.database.engine import present_version
 from server.errors import Refused
-from server.storage.instance_files import INSTANCE_FILE
-from server.storage.local import Storage, link_or_copy
+from server.storage.instance_files import INSTANCE_FILE, read_instance_id, write_instance_id
+from server.storage.local import Storage
+from server.storage.tier import AWAY, Tier
 
 DATABASE = "rvc-train.db"
 MANIFEST = "backup.json"
@@ -60,6 +62,8 @@ def back_up(engine: sa.Engine, storage: Storage, target: Path) -> BackupResult:
             _copy_database(Path(str(engine.url.database)), temporary / DATABASE)
         for name in _files(storage):
             _copy_file(storage.root / name, temporary / name, result)
+        if storage.tier is not None:
+            _copy_from_store(storage.tier, temporary, result)
         manifest = {
             "made_at": datetime.now(UTC).isoformat(),
             "version": version("rvc-train"),
@@ -99,7 +103,7 @@ def _files(storage: Storage) -> Iterator[Path]:
 def _files_below(root: Path, path: Path) -> Iterator[Path]:
     paths = [path] if path.is_file() else sorted(path.rglob("*"))
     for each in paths:
-        if each.is_file() and not each.name.endswith(".tmp"):
+        if each.is_file() and not each.name.endswith(".tmp") and each.name != AWAY:
             yield each.relative_to(root)
 
 
@@ -116,3 +120,21 @@ def _copy_file(source: Path, target: Path, result: BackupResult) -> None:
         return
     result.num_files += 1
     result.num_bytes += target.stat().st_size
+
+
+def _copy_from_store(tier: Tier, target: Path, result: BackupResult) -> None:
+    """Copy what is in the store behind the data folder, and not here. The copy has all files in its folder."""
+    for key in tier.all_keys():
+        if (target / key).exists():
+            continue
+        (target / key).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            tier.fetch(key, target / key)
+        except FileNotFoundError:
+            result.missing.append(key)
+            continue
+        result.num_files += 1
+        result.num_bytes += (target / key).stat().st_size
+    if (instance_id := read_instance_id(target / INSTANCE_FILE)) is not None:
+        (target / INSTANCE_FILE).unlink()  # it may be a hard link
+        write_instance_id(target / INSTANCE_FILE, instance_id)  # without the store, which the copy does not need

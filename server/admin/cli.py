@@ -22,8 +22,10 @@ from server.admin.backup import back_up
 from server.admin.doctor import run_checks
 from server.admin.leadership import exclusive
 from server.admin.retention import Retention
+from server.admin.store_upkeep import move_storage
 from server.auth.principal import LOCAL_ADMINISTRATOR, current_principal
 from server.auth.tokens import TokenService
+from server.blobs.address import open_blobs
 from server.database.clock import utc_now
 from server.database.engine import SCHEMA_VERSION, check_schema, create_engine, migrate, present_version
 from server.errors import Refused, ServerError
@@ -66,7 +68,7 @@ def gc(
 ) -> None:
     """Apply the retention policy now, move orphaned files to the trash, and delete overdue files from it."""
     with _opened() as (settings, engine):
-        storage = Storage(settings.data_folder)
+        storage = Storage(settings.data_folder, open_blobs(settings.storage_url))
         retention = Retention(JobService(engine), storage)
         orphans = Orphans(engine, storage, settings.trash_days, settings.report_timeout_seconds)
         plan = retention.plan() if dry_run else retention.apply()
@@ -111,7 +113,7 @@ def adopt_command(
         _print_pairing(pairing, settings.trash_days)
         if not is_sure:
             typer.confirm("Join the two?", abort=True, err=True)
-        storage = Storage(settings.data_folder)
+        storage = Storage(settings.data_folder, open_blobs(settings.storage_url))
         engine = create_engine(settings.url)
         before = current_principal.set(LOCAL_ADMINISTRATOR)
         try:
@@ -239,7 +241,7 @@ def backup(
 ) -> None:
     """Back up database and files while the server runs. To restore, start the server on a copy of the backup."""
     with _opened() as (settings, engine):
-        result = back_up(engine, Storage(settings.data_folder), target)
+        result = back_up(engine, Storage(settings.data_folder, open_blobs(settings.storage_url)), target)
         if as_json:
             typer.echo(json.dumps({**vars(result), "folder": str(result.folder)}, indent=1))
             return
@@ -248,6 +250,27 @@ def backup(
             typer.echo("note: it does not contain the database; dump that with its own tools")
         if result.missing:
             typer.echo(f"note: {len(result.missing)} files were deleted during the backup")
+
+
+storage_commands = typer.Typer(no_args_is_help=True, help="Files in object storage.")
+app.add_typer(storage_commands, name="storage")
+
+
+@storage_commands.command()
+def move(
+    to: Annotated[str, typer.Option("--to", metavar="URL", help="s3://BUCKET/PREFIX, or as RVC_TRAIN_STORAGE_URL.")],
+) -> None:
+    """Copy all files to object storage while the server runs; call it again to go on, or for what came since.
+
+    Afterwards set RVC_TRAIN_STORAGE_URL to this address and start the server again: it copies what is still missing.
+    """
+    with _opened() as (settings, _engine):
+        target = open_blobs(to)
+        if target is None:
+            raise Refused("--to is empty; write s3://BUCKET/PREFIX")
+        result = move_storage(Storage(settings.data_folder, open_blobs(settings.storage_url)), target)
+        typer.echo(f"{target.address}: {result.num_present} files were there, {result.num_copied} copied")
+        typer.echo(f"set RVC_TRAIN_STORAGE_URL={target.address} for server and workers, and start them again")
 
 
 def _all_tokens(service: TokenService) -> Iterator[TokenPublic]:

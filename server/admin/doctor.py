@@ -29,6 +29,7 @@ from rvc_engine.installation import install_command
 from rvc_engine.weights.catalogue import Weights
 from rvc_train.local_servers import is_loopback
 from server.admin.readiness import sqlite_warning
+from server.blobs.address import open_blobs
 from server.database.clock import utc_now
 from server.database.engine import (
     SCHEMA_VERSION,
@@ -235,7 +236,7 @@ def _instance(settings: ServerSettings) -> Iterator[Finding]:
 
 
 def _orphans(settings: ServerSettings, engine: sa.Engine) -> Iterator[Finding]:
-    storage = Storage(settings.data_folder)
+    storage = Storage(settings.data_folder, open_blobs(settings.storage_url))
     orphans = Orphans(engine, storage, settings.trash_days, settings.report_timeout_seconds)
     for kind, group in itertools.groupby(orphans.find(), key=lambda orphan: orphan.kind):
         found = list(group)

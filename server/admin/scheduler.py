@@ -21,7 +21,7 @@ logger = structlog.get_logger(__name__)
 
 EXPIRY_SECONDS = 300.0
 CLEANUP_SECONDS = 60.0
-MAX_THREADS = 16
+MAX_THREADS = 18
 """Threads, and so database connections, that all periodic tasks together may use."""
 STOP_SECONDS = 5.0
 """Time for running tasks to end when the server stops. A task that is cut off later is repeated by the next start."""

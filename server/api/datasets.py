@@ -26,13 +26,14 @@ from rvc_train.schemas.datasets import (
     check_code,
 )
 from server.api.authorization import OwnerFilter, require_principal, requires
+from server.blobs.dispositions import content_disposition
 from server.context import AppContext, Context
 from server.database.tables import Dataset, Upload
 from server.datasets.admission import is_ingestion_refused
 from server.datasets.service import checked_name
 from server.errors import Conflict, NotFound, Refused, UploadRefused, UploadTooLarge
 from server.fetching.fetcher import check_addresses
-from server.http.downloads import content_disposition, file_response
+from server.http.downloads import file_response
 from server.http.lists import Cursors, Limit
 from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented

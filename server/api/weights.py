@@ -25,6 +25,7 @@ from rvc_train.schemas.administration import (
 from rvc_train.schemas.base import Page
 from server.api.authorization import OwnerFilter, require_principal, requires
 from server.base_weights.service import MAX_BYTES, base_weights_public
+from server.blobs.copies import link_or_copy
 from server.context import AppContext, Context
 from server.database.tables import BaseWeights
 from server.errors import Conflict
@@ -34,7 +35,6 @@ from server.http.lists import MAX_LONG_LIMIT, Cursors, Limit, LongLimit
 from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.http.threads import on_disk, to_write
-from server.storage.local import link_or_copy
 
 router = APIRouter()
 published = RouterUnderV1(prefix="/weights", tags=["weights"])

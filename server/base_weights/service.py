@@ -1,7 +1,6 @@
 """Base weights of users: rows and files. The row is inserted in the transaction that checks the owner's quota."""
 
 import hashlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -78,6 +77,7 @@ class BaseWeightsService:
         )
         for role, (path, _) in files.items():
             rename(path, folder / f"{role}.pth")
+        self._storage.keep(folder, self._storage.base_weights_folder(row.id))
         with write_session(self._engine) as session:
             if session.exec(select(BaseWeights.id).where(*_named(owner, name))).first() is not None:
                 raise _taken(name)
@@ -122,7 +122,7 @@ class BaseWeightsService:
                 raise Conflict(f"the job {job_id} trains with the base weights {row.name}; wait for it, or cancel it")
             record(session, "base_weights.deleted", row.id, name=row.name)
             session.execute(sa.delete(BaseWeights).where(col(BaseWeights.id) == row.id))
-        shutil.rmtree(self._storage.base_weights_folder(base_weights_id), ignore_errors=True)  # the rest is an orphan
+        self._storage.delete_base_weights(base_weights_id)  # the rest is an orphan
 
 
 def base_weights_public(row: BaseWeights) -> BaseWeightsPublic:

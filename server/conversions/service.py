@@ -24,6 +24,7 @@ from rvc_train.schemas.voices.conversions import (
 )
 from server.auth.audit import record
 from server.auth.quotas import Quotas
+from server.blobs.copies import link_or_copy
 from server.conversions.queue import ConversionQueue, add_event
 from server.conversions.versions import wanted_version
 from server.conversions.voice_files import voice_files
@@ -33,7 +34,7 @@ from server.errors import Conflict, Gone, NotFound, QuotaExceeded, Refused, Uplo
 from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
 from server.job_store.versions import VoiceKey
 from server.settings import ServerSettings
-from server.storage.local import Storage, link_or_copy
+from server.storage.local import Storage
 
 logger = structlog.get_logger(__name__)
 

@@ -22,6 +22,7 @@ from rvc_engine.names.code_pages import AUTO
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus, RecordingPart
 from server.auth.audit import record
 from server.auth.quotas import Quotas
+from server.blobs.copies import is_disk_full
 from server.database.engine import advisory_lock, read_session, write_session
 from server.database.tables import Dataset, Job, Upload, UploadState, change_upload, new_id
 from server.datasets.consents import inherit_consent
@@ -30,7 +31,7 @@ from server.datasets.service import checked_name
 from server.datasets.zips import UnpackLimits
 from server.errors import Conflict, Gone, NoSpace, NotFound, Refused, UploadRefused, UploadTooLarge
 from server.settings import ServerSettings
-from server.storage.local import Storage, is_disk_full
+from server.storage.local import Storage
 from server.storage.reservations import Reservations
 
 U = UploadState
@@ -158,7 +159,7 @@ class Admissions:
         """The omission, and the bytes of the files that stay. Raises NotFound for a dataset deleted meanwhile."""
         report = None if origin.report is None or not parts else DatasetReport.model_validate(origin.report)
         try:
-            recordings = list_recordings(self._storage.dataset_folder(origin.id))
+            recordings = list_recordings(self._storage.recordings(origin.id))
             omission = _checked_omission(recordings, report, without, parts)
             left = [recording for recording in recordings if recording.name not in omission.names]
             return omission, sum(recording.path.stat().st_size for recording in left)

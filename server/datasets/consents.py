@@ -45,6 +45,7 @@ class Consents:
         """
         if upload is not None:
             self.check_document(upload)
+            self._keep(dataset_id, upload)
         with write_session(self._engine) as session:
             dataset = _locked(session, dataset_id)
             document = None if upload is None else self._document(session, dataset, wanted, upload)
@@ -59,6 +60,13 @@ class Consents:
         if upload is not None:
             self._storage.delete_upload(upload.id)
         return self.of(dataset_id)
+
+    def _keep(self, dataset_id: str, upload: Upload) -> None:
+        """Have the document in the store, before any row is locked."""
+        path = self._storage.upload_file(upload.id)
+        if path.is_file():
+            sha256 = upload.sha256 or _sha256(path)
+            self._storage.keep(path, self._storage.consent_folder(dataset_id) / sha256, sha256)
 
     def _document(self, session: Session, dataset: Dataset, wanted: ConsentCreate, upload: Upload) -> ConsentDocument:
         """Take the document from its upload; from the present consent when the upload was used for it before."""
@@ -102,7 +110,7 @@ class Consents:
         document = None if dataset.consent is None else Consent.model_validate(dataset.consent).document
         if document is None:
             raise NotFound(f"the dataset {dataset_id} has no document of a consent")
-        path = self._storage.consent_folder(dataset_id) / document.sha256
+        path = self._storage.bring(self._storage.consent_folder(dataset_id) / document.sha256)
         if not path.is_file():
             raise Gone(f"the document of the consent to {dataset_id} is no longer stored")
         return document, path
@@ -113,7 +121,8 @@ def inherit_consent(session: Session, storage: Storage, origin_id: str, dataset:
     origin = session.exec(select(Dataset).where(col(Dataset.id) == origin_id)).one()
     dataset.consent, dataset.consent_bytes = origin.consent, origin.consent_bytes
     if origin.consent is not None and (document := Consent.model_validate(origin.consent).document) is not None:
-        storage.keep_consent(dataset.id, storage.consent_folder(origin_id) / document.sha256, document.sha256)
+        source = storage.bring(storage.consent_folder(origin_id) / document.sha256)
+        storage.keep_consent(dataset.id, source, document.sha256)
 
 
 def _locked(session: Session, dataset_id: str) -> Dataset:

@@ -25,9 +25,9 @@ from rvc_engine.environment.text_files import decoded
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.names.code_pages import AUTO
 from rvc_engine.workspace.atomic_files import write_atomically
+from server.blobs.copies import link_or_copy
 from server.datasets.zips import Member, UnpackLimits, ZipContent, ZipReader
 from server.errors import UploadRefused, UploadTooLarge
-from server.storage.local import link_or_copy
 
 CHOSEN = "chosen"
 """Code of the reason of files that their owner leaves out."""

@@ -17,15 +17,16 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from rvc_engine.errors import InvalidDataset
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
+from server.blobs.copies import link_or_copy
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Upload, UploadState, change_upload
 from server.datasets.admission import Admissions, Source, find_twin, full_disk_as_no_space
 from server.datasets.ingest import IngestResult, Omission, derive, ingest, ingest_fetched
 from server.datasets.service import DatasetService
 from server.datasets.turns import OwnerTurns
-from server.errors import NoSpace, NotFound, Refused, UploadRefused
+from server.errors import NoSpace, NotFound, Refused, StorageAway, UploadRefused
 from server.jobs.service import JobService
-from server.storage.local import Storage, link_or_copy
+from server.storage.local import Storage
 
 logger = structlog.get_logger(__name__)
 
@@ -96,6 +97,7 @@ class Ingestion(OwnerTurns):
             else:
                 result = IngestResult(twin.num_files, twin.stored_bytes or twin.size, twin.notes)
             self._storage.commit_folder(folder, self._storage.dataset_folder(dataset.id))
+        self._storage.keep(self._storage.dataset_folder(dataset.id))
         with write_session(self._engine) as session:
             if upload_id is not None:
                 change_upload(session, upload_id, (UploadState.ADMITTING,), state=UploadState.ADMITTED)
@@ -112,7 +114,7 @@ class Ingestion(OwnerTurns):
         """
         deleted = UploadRefused("the recordings were deleted before they could be copied; upload them again")
         if dataset.derived_from is not None:
-            source = self._storage.dataset_folder(dataset.derived_from)
+            source = self._storage.recordings(dataset.derived_from)
             try:
                 made = derive(source, Omission.from_json(dataset.without or ()), folder, self._check_stopping)
                 origin = self._datasets.get(dataset.derived_from)  # not deleted yet, so no file was missing above
@@ -131,7 +133,7 @@ class Ingestion(OwnerTurns):
         """Link the recordings of another dataset; False if it is deleted meanwhile."""
         try:
             folder.mkdir(parents=True)
-            for path in self._storage.dataset_folder(twin.id).iterdir():
+            for path in self._storage.recordings(twin.id).iterdir():
                 self._check_stopping()
                 link_or_copy(path, folder / path.name)
             self._datasets.get(twin.id)  # not deleted yet, so no file was missing above
@@ -170,11 +172,12 @@ class Ingestion(OwnerTurns):
 
     def _postpone(self, dataset_id: str, error: Exception) -> None:
         """Try again later; the dataset has the reason."""
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         logger.warning("ingestion of a dataset is repeated later", dataset_id=dataset_id, reason=reason)
         self._retry_at[dataset_id] = time.monotonic() + RETRY_SECONDS
+        place = "object storage" if isinstance(error, StorageAway) else "disk"
         with write_session(self._engine) as session:  # no change if it was deleted meanwhile
-            self._change(session, dataset_id, {"reason": f"the recordings wait for the server's disk: {reason}"})
+            self._change(session, dataset_id, {"reason": f"the recordings wait for the server's {place}: {reason}"})
 
     def _change(self, session: Session, dataset_id: str, values: dict[str, object]) -> bool:
         """Change a dataset that is being ingested; False if it is not any more."""

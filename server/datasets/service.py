@@ -67,7 +67,7 @@ class DatasetService:
         if not self.get(dataset_id).num_files:
             raise Conflict("the recordings are being unpacked; try again in a moment")
         try:
-            recordings = list_recordings(self._storage.dataset_folder(dataset_id))
+            recordings = list_recordings(self._storage.recordings(dataset_id))
         except InvalidDataset as error:
             raise NotFound(f"there is no dataset {dataset_id}") from error
         if number > len(recordings):

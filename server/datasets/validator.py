@@ -84,7 +84,7 @@ class DatasetValidator(OwnerTurns):
         with self._storage.incoming_folder() as folder:
             output = folder / "report.json"
             with tempfile.TemporaryFile() as stdout:
-                status = self._run(self._storage.dataset_folder(dataset_id), output, stdout.fileno())
+                status = self._run(self._storage.recordings(dataset_id), output, stdout.fileno())
                 stdout.seek(max(0, stdout.seek(0, os.SEEK_END) - 4000))
                 output_tail = stdout.read().decode(errors="replace").strip()
             if status != 0:

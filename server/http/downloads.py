@@ -6,14 +6,14 @@ problem details, and has no `If-Match` and `If-None-Match`.
 """
 
 import base64
+import os
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate, mktime_tz, parsedate_tz
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import quote
+from typing import BinaryIO, Literal, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -57,15 +57,19 @@ def parse_range(header: str | None, size: int) -> Span | None:
     return Span(start, end)
 
 
-def content_disposition(name: str) -> str:
-    """`attachment` with an ASCII name for old clients and the full name in `filename*` (RFC 6266)."""
-    plain = re.sub(r"[^ !#-\[\]-~]", "_", name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+class Readable(Protocol):
+    """A file that is sent: a `Path`, or one elsewhere."""
+
+    def stat(self) -> os.stat_result:
+        """Size and time of change. FileNotFoundError."""
+
+    def open(self, mode: Literal["rb"], /) -> BinaryIO:
+        """Open it for reading. FileNotFoundError."""
 
 
 def file_response(
     request: Request,
-    path: Path,
+    path: Readable,
     size: int,
     *,
     media_type: str,
@@ -81,7 +85,7 @@ def file_response(
     etag = None
     if sha256 is not None:
         etag = headers["ETag"] = f'"{sha256}"'
-        headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
+        headers["Repr-Digest"] = repr_digest(sha256)
         with deleted_as_not_found():
             modified_at = int(path.stat().st_mtime)
         headers["Last-Modified"] = formatdate(modified_at, usegmt=True)
@@ -97,6 +101,11 @@ def file_response(
     return span_response(path, span, headers=headers, media_type=media_type, status=206)
 
 
+def repr_digest(sha256: str) -> str:
+    """The header `Repr-Digest` (RFC 9530) of a file with a sha256 in hexadecimal."""
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
+
+
 def _is_unchanged(request: Request, etag: str, modified_at: int) -> bool:
     """Whether the caller has the file, by `If-None-Match` or, without it, `If-Modified-Since`."""
     known = request.headers.get("if-none-match")
@@ -109,7 +118,9 @@ def _is_unchanged(request: Request, etag: str, modified_at: int) -> bool:
         return False
 
 
-def span_response(path: Path, span: Span, *, headers: dict[str, str], media_type: str, status: int = 200) -> Response:
+def span_response(
+    path: Readable, span: Span, *, headers: dict[str, str], media_type: str, status: int = 200
+) -> Response:
     """The bytes of a span of the file, which is opened at once. Raises NotFound for one that was just deleted."""
     headers = {**headers, "Content-Length": str(span.end - span.start)}
     if span.end == span.start:

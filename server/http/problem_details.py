@@ -45,6 +45,7 @@ _STATUS_OF: dict[type[errors.ServerError], int] = {
     errors.TooSlow: 408,
     errors.Refused: 422,
     errors.DataAway: 503,
+    errors.StorageAway: 503,
     errors.NoSpace: 507,
     errors.TooManyRequests: 429,
     errors.RangeNotSatisfiable: 416,
@@ -161,6 +162,8 @@ def headers_of(error: errors.ServerError) -> dict[str, str]:
         headers = {"Location": error.location}
     if isinstance(error, errors.StillRunning):
         headers = {"Retry-After": "1"}
+    if isinstance(error, errors.StorageAway):
+        headers = {"Retry-After": "30"}
     if isinstance(error, errors.OffsetMismatch):
         headers = {"Upload-Offset": str(error.offset)}
     if isinstance(error, errors.UnsupportedTus):

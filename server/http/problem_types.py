@@ -154,7 +154,10 @@ PROBLEM_TYPES = {
         (500,), "An error of the server.", "Report it with the `request_id`, under which the server's log has it."
     ),
     "unavailable": ProblemType(
-        (503,), "The database does not answer.", "Send the same request again after `Retry-After`.", is_retryable=True
+        (503,),
+        "The database or the object storage does not answer.",
+        "Send the same request again after `Retry-After`.",
+        is_retryable=True,
     ),
     "no_space": ProblemType(
         (507,),

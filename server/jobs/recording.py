@@ -10,20 +10,21 @@ from server.storage.local import StoredFile
 
 
 def record_batch(
-    jobs: JobService, lease: Lease, events: Sequence[Event], write: int, store: Callable[[str], StoredFile]
+    jobs: JobService, lease: Lease, events: Sequence[Event], write: int, store: Callable[[str, str | None], StoredFile]
 ) -> None:
-    """Record a batch; one event that names files stands alone. `store`: stores the file that an event names.
+    """Record a batch; one event that names files stands alone. `store`: stores the file that an event names, with its
+    name for users.
 
     Raises ArtifactInvalid for a file that is not the announced one, LeaseLost, and the errors of `store`.
     """
     match events:
         case [ArtifactReady() as artifact]:
-            file = store(artifact.path)
+            file = store(artifact.path, artifact.name)
             artifact.check(file.size, file.sha256)
             kind, name = artifact.kind, artifact.name
             jobs.publish_artifact(lease, kind, name, file.path, file.size, file.sha256, write=write)
         case [PreviewReady() as preview]:
-            files = PreviewFiles(*map(store, (preview.audio, preview.picture, preview.recording)))
+            files = PreviewFiles(*(store(path, None) for path in (preview.audio, preview.picture, preview.recording)))
             jobs.publish_preview(lease, preview, files, write=write)
         case _:
             jobs.record_events(lease, events, write=write)

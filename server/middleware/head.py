@@ -3,6 +3,9 @@
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+IS_HEAD = "rvc_train.is_head"
+"""Key in the scope of such a GET."""
+
 
 class HeadAsGet:
     """ASGI middleware that serves HEAD as a GET that ends after its headers, so that streams and zips make no body.
@@ -21,7 +24,7 @@ class HeadAsGet:
             await self._app(scope, receive, send)
             return
         headers = [header for header in scope["headers"] if header[0] != b"range"]
-        inner = {**scope, "method": "GET", "headers": headers}
+        inner = {**scope, "method": "GET", "headers": headers, IS_HEAD: True}
         try:
             with anyio.CancelScope() as serving:
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from rvc_train.schemas.voices.conversions import ConversionFailure, ConversionStatus
 from rvc_train.schemas.work.leases import ConversionResults, ConvertedRecording
 from rvc_train.schemas.work.workers import LeasedConversion, LeasedRecording, WorkFile
+from server.blobs.copies import link_or_copy
 from server.conversions.queue import ConversionLease, ConversionQueue, ResultFile
 from server.errors import LeaseLost, NotFound, Refused
 from server.remote_workers.files import FileHashes, IncomingFiles, plain_file
 from server.remote_workers.keys import WorkerKeys
-from server.storage.local import Storage, StoredFile, link_or_copy
+from server.storage.local import Storage, StoredFile
 
 _ENDED = "the conversion has ended, was deleted, or was given to another worker"
 

@@ -127,7 +127,7 @@ class RemoteJobs:
         """Lists of the files that the engine reads."""
         lease, storage = held.require_valid(), self._storage
         storage.delete_partial_files(lease.job_id, lease.token)
-        folder = storage.dataset_folder(lease.dataset_id)
+        folder = storage.recordings(lease.dataset_id)
         recordings = [self._hashes.describe(path, path.name) for path in _plain_files(folder)]
         start = [path for path in storage.start_files(lease.job_id) if path is not None]
         origin = storage.start_folder(lease.job_id) / ORIGIN_FILE
@@ -141,7 +141,7 @@ class RemoteJobs:
 
     def recording(self, held: HeldJob, name: str) -> Path:
         """A recording of the job's dataset. NotFound."""
-        return plain_file(self._storage.dataset_folder(held.require_valid().dataset_id), name)
+        return plain_file(self._storage.recordings(held.require_valid().dataset_id), name)
 
     def start_file(self, held: HeldJob, name: str) -> Path:
         """A file that the training starts from. NotFound."""
@@ -239,11 +239,11 @@ class RemoteJobs:
             raise Refused("an event that names files stands alone in its batch; send it by itself", "/events")
         incoming, lease = self.incoming(held), held.lease
 
-        def store(sha256: str) -> StoredFile:
+        def store(sha256: str, name: str | None) -> StoredFile:
             is_new = incoming.is_complete(sha256)  # which takes nothing but a sha256
             recorded = self._attempt_folder(held) / ARTIFACTS / sha256
             source = incoming.complete(sha256) if is_new or not recorded.is_file() else recorded
-            return self._storage.take_artifact(lease.job_id, lease.token, source, sha256)
+            return self._storage.take_artifact(lease.job_id, lease.token, source, sha256, name)
 
         if any(names_files):
             held.require_valid()
@@ -254,7 +254,9 @@ class RemoteJobs:
 
     def append_log(self, held: HeldJob, offset: int, text: str) -> None:
         """Append lines to the job's log; those of a stale worker too. LeaseLost for a job that was deleted."""
-        self._log.append(self._storage.job_log(held.lease.job_id), self._attempt_folder(held), offset, text)
+        self._log.append(
+            self._storage.bring(self._storage.job_log(held.lease.job_id)), self._attempt_folder(held), offset, text
+        )
 
     def finish(self, held: HeldJob, report: OutcomeReport) -> JobStatus:
         """End the attempt; returns the job's new status. LeaseLost."""

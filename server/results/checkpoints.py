@@ -9,15 +9,15 @@ and storage share a disk; copies are hashed on the way.
 """
 
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS, CheckpointEntry, read_entries, write_entries
+from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS, CheckpointEntry, manifest_in, read_entries, write_entries
 from rvc_engine.environment.files import replace, sync_folder
 from rvc_engine.workspace.layout import Workspace
-from server.storage.local import CHECKPOINTS, ORIGIN, Storage, link_or_copy
+from server.blobs.copies import link_or_copy
+from server.storage.local import CHECKPOINTS, ORIGIN, Storage
 
 EVALUATIONS = "evaluation.json"
 BEST = "best.pth"
@@ -71,7 +71,7 @@ class StoredCheckpoints:
     def latest(self) -> StoredRun | None:
         """Checkpoints of the newest attempt that has any. Raises IncompatibleCheckpoint for a damaged manifest."""
         for token, folder in reversed(self._storage.checkpoint_folders(self._job_id).items()):
-            if entries := read_entries(folder):
+            if entries := read_entries(self._storage.bring_folder(folder)):
                 return StoredRun(token, folder, entries)
         return None
 
@@ -94,7 +94,7 @@ class StoredCheckpoints:
 
         `others`: files beside it, by the names in `OTHERS`. Raises as `upload`.
         """
-        folder = self._storage.checkpoints(self._job_id, token)
+        folder = self._storage.bring_folder(self._storage.checkpoints(self._job_id, token))
         stored = read_entries(folder)
         if newest in stored:
             return None
@@ -103,10 +103,15 @@ class StoredCheckpoints:
         for name, path in others.items():
             link_or_copy_verified(path, folder / name)
         write_entries(folder, [*(old for old in stored if old.file != newest.file), newest][-KEPT_CHECKPOINTS:])
-        for other, superseded in self._storage.checkpoint_folders(self._job_id).items():
-            if other < token:
-                shutil.rmtree(superseded, ignore_errors=True)
+        self._keep(folder, [newest.file, *others])
+        self._storage.delete_checkpoints(self._job_id, before=token)
         return newest
+
+    def _keep(self, folder: Path, names: Iterable[str]) -> None:
+        """Have new files of a folder in the store, and its manifest after them; those that it no longer names go."""
+        for path in (*(folder / name for name in names), manifest_in(folder)):
+            self._storage.keep(path)
+        self._storage.keep_only(folder)
 
     def copy_to(self, job_id: str) -> CheckpointEntry | None:
         """Copy the newest checkpoints to a new job, which starts from them; returns the newest, None without any."""
@@ -118,6 +123,7 @@ class StoredCheckpoints:
         for entry in run.entries:
             link_or_copy_verified(run.folder / entry.file, folder / entry.file, entry)
         write_entries(folder, run.entries)
+        self._storage.keep(folder)
         return run.newest
 
 

@@ -16,12 +16,20 @@ class InstanceMark(BaseModel):
 
     id: str
     created_at: datetime
+    storage: str | None = None
+    """Address of the store behind the data folder; None: the folder has all files."""
 
 
 def read_instance_id(path: Path) -> str | None:
     """Instance id in a file; None if it does not exist. Raises SettingsRefused if it cannot be read."""
+    mark = read_mark(path)
+    return None if mark is None else mark.id
+
+
+def read_mark(path: Path) -> InstanceMark | None:
+    """Content of a file, as `read_instance_id`."""
     try:
-        return InstanceMark.model_validate_json(path.read_bytes()).id
+        return InstanceMark.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -33,8 +41,7 @@ def read_instance_id(path: Path) -> str | None:
         ) from error
 
 
-def write_instance_id(path: Path, an_id: str) -> None:
+def write_instance_id(path: Path, an_id: str, storage: str | None = None) -> None:
     """Write the id atomically, safe against a power cut."""
-    write_atomically(
-        path, InstanceMark(id=an_id, created_at=datetime.now(UTC)).model_dump_json(indent=1).encode() + b"\n"
-    )
+    mark = InstanceMark(id=an_id, created_at=datetime.now(UTC), storage=storage)
+    write_atomically(path, mark.model_dump_json(indent=1, exclude_none=True).encode() + b"\n")

@@ -16,6 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from rvc_engine.environment.files import replace, sync_folder
+from rvc_engine.workspace.checksum import sha256_of
 from server.auth.audit import record
 from server.database.clock import utc_now
 from server.database.engine import (
@@ -29,7 +30,7 @@ from server.database.engine import (
 )
 from server.database.tables import Instance, new_id
 from server.errors import Refused, SettingsRefused
-from server.storage.instance_files import INSTANCE_FILE, read_instance_id, write_instance_id
+from server.storage.instance_files import INSTANCE_FILE, read_instance_id, read_mark, write_instance_id
 from server.storage.local import Storage
 from server.storage.trash import Trash
 
@@ -183,14 +184,64 @@ def check_pairing(folder: Path, url: str) -> None:
         raise SettingsRefused(mismatch)
 
 
+def prepare_folder(storage: Storage) -> None:
+    """Before anything else: have a data folder that is empty begin with what the store behind it has.
+
+    Raises SettingsRefused for a folder whose files lie in another store; StorageAway.
+    """
+    if storage.tier is not None and not (storage.root / INSTANCE_FILE).exists():
+        found = storage.tier.instance()
+        if found is not None and not any(storage.entries(kind) for kind in _EXPECTED):
+            storage.tier.make_folders()
+            write_instance_id(storage.root / INSTANCE_FILE, found.id, storage.tier.blobs.address)
+    check_store(storage)
+
+
+def check_store(storage: Storage) -> None:
+    """Raise SettingsRefused for a data folder whose files lie in another store than the one of the settings."""
+    mark = read_mark(storage.root / INSTANCE_FILE)
+    tier = storage.tier
+    if mark is None or mark.storage is None or (tier is not None and tier.blobs.address == mark.storage):
+        return
+    if tier is not None and (found := tier.instance()) is not None and found.id == mark.id:
+        return  # they were moved there
+    raise SettingsRefused(
+        f"the files of the data folder {storage.root} lie in {mark.storage}; set RVC_TRAIN_STORAGE_URL to it"
+    )
+
+
 def open_instance(engine: sa.Engine, storage: Storage) -> str:
     """Check the two, upgrade the schema, and give both an id if they have none; returns the id.
 
-    For servers only. Raises SettingsRefused.
+    A store behind the folder gets the same. For servers only. Raises SettingsRefused, StorageAway.
     """
+    prepare_folder(storage)
     check_pairing(storage.root, engine.url.render_as_string(hide_password=False))
     migrate(engine)
-    return _join(engine, storage)
+    instance_id = _join(engine, storage)
+    _join_store(storage, instance_id)
+    return instance_id
+
+
+def _join_store(storage: Storage, instance_id: str, *, is_adopted: bool = False) -> None:
+    """Give the store the id, if it is empty. Raises SettingsRefused for another installation's; StorageAway."""
+    if storage.tier is None:
+        return
+    address, found = storage.tier.blobs.address, storage.tier.instance()
+    if found is None and not is_adopted and next(storage.tier.blobs.list(""), None) is not None:
+        raise SettingsRefused(
+            f"{address} has files already, and none of them is an installation's; name an empty prefix in "
+            "RVC_TRAIN_STORAGE_URL"
+        )
+    if found is not None and found.id != instance_id and not is_adopted:
+        raise SettingsRefused(
+            f"{address} belongs to the instance {found.id}, and this one is {instance_id}; name another prefix in "
+            "RVC_TRAIN_STORAGE_URL"
+        )
+    mark = storage.root / INSTANCE_FILE
+    write_instance_id(mark, instance_id, address)
+    if found is None or found.id != instance_id:
+        storage.tier.blobs.put(INSTANCE_FILE, mark, sha256_of(mark))
 
 
 def adopt(engine: sa.Engine, storage: Storage, pairing: Pairing) -> str:
@@ -198,7 +249,9 @@ def adopt(engine: sa.Engine, storage: Storage, pairing: Pairing) -> str:
     pairing.check_adoptable()
     migrate(engine)
     ids = {pairing.folder_id, pairing.database_id} - {None}
-    return _join(engine, storage, ids.pop() if len(ids) == 1 else new_id("ins"))
+    instance_id = _join(engine, storage, ids.pop() if len(ids) == 1 else new_id("ins"))
+    _join_store(storage, instance_id, is_adopted=True)
+    return instance_id
 
 
 def _join(engine: sa.Engine, storage: Storage, new: str | None = None) -> str:

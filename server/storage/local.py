@@ -32,13 +32,11 @@
 An attempt's folder is created by the transaction that claims the job, and its worker creates no folder above it: a
 stale worker can neither change files of its successor nor bring back a deleted job.
 
-No path has a part chosen by a user. The class is small on purpose, so that an object store can replace it.
+No path has a part chosen by a user. With a store behind the folder (`server.storage.tier`) what is kept lies there too,
+and files here are copies.
 """
 
 import contextlib
-import errno
-import hashlib
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,10 +47,12 @@ import filelock
 import structlog
 import uuid6
 
-from rvc_engine.environment.files import is_first_copy, is_in_use, rename, replace, sync_file, sync_folder, unlink
+from rvc_engine.environment.files import is_in_use, rename, replace, sync_file, sync_folder, unlink
 from rvc_engine.weights.own import BASE_ROLES, BaseRole
 from rvc_engine.workspace.atomic_files import write_atomically
+from server.blobs.copies import copy_and_hash, link_or_copy
 from server.errors import LeaseLost, SettingsRefused
+from server.storage.kept_files import KeptFiles
 
 logger = structlog.get_logger(__name__)
 
@@ -69,7 +69,6 @@ _NAMES = {
     "incoming": "",
 }
 """Prefix of the names in each folder; the rest is 32 hexadecimal digits."""
-_CHUNK = 1 << 20
 ARTIFACTS = "artifacts"
 CHECKPOINTS = "checkpoints"
 ATTEMPTS = "attempts"
@@ -90,12 +89,8 @@ class StoredFile:
     sha256: str
 
 
-class Storage:
+class Storage(KeptFiles):
     """Storage in the data folder."""
-
-    def __init__(self, root: Path) -> None:
-        """`root` is created when first needed."""
-        self.root = root.resolve()
 
     def _path(self, kind: str, an_id: str) -> Path:
         if not _ID.match(an_id):
@@ -173,6 +168,10 @@ class Storage:
         """Folder of the recordings with their manifest, the engine's input."""
         return self.dataset_home(dataset_id) / "recordings"
 
+    def recordings(self, dataset_id: str) -> Path:
+        """`dataset_folder` with all of its files, to be read here. StorageAway, OSError."""
+        return self.bring_folder(self.dataset_folder(dataset_id))
+
     def fetched_folder(self, dataset_id: str) -> Path:
         """Folder of the downloads that a dataset is made of; see `server.fetching`."""
         return self._path("fetched", dataset_id)
@@ -199,6 +198,8 @@ class Storage:
                     path.unlink()
             if but is None:
                 folder.rmdir()
+        if self.tier is not None:
+            self.tier.forget_but(folder, () if but is None else (but,))
 
     def job_home(self, job_id: str) -> Path:
         """Folder of all files of a job."""
@@ -261,7 +262,8 @@ class Storage:
 
     def start_files(self, job_id: str) -> tuple[Path | None, Path | None]:
         """Generator and discriminator in a job's `start_folder`; None where it has none."""
-        generator, discriminator = (self.start_folder(job_id) / f"{role}.pth" for role in BASE_ROLES)
+        folder = self.bring_folder(self.start_folder(job_id))
+        generator, discriminator = (folder / f"{role}.pth" for role in BASE_ROLES)
         return generator if generator.is_file() else None, discriminator if discriminator.is_file() else None
 
     def place_start(self, job_id: str, files: Mapping[BaseRole, Path], origin: str) -> None:
@@ -272,7 +274,7 @@ class Storage:
         folder = self.start_folder(job_id)
         folder.mkdir(parents=True)
         for role, source in files.items():
-            link_or_copy(source, folder / f"{role}.pth")
+            link_or_copy(self.bring(source), folder / f"{role}.pth")
         write_atomically(folder / ORIGIN_FILE, origin.encode())
 
     def copy_start(self, job_id: str, new_job_id: str) -> None:
@@ -286,13 +288,6 @@ class Storage:
         """The job's whole log over all attempts, UTF-8; the worker appends to it."""
         return self.job_home(job_id) / "job.log"
 
-    def resolve(self, path: str) -> Path:
-        """The file of a `StoredFile.path`. Raises ValueError for a path outside of the storage."""
-        found = (self.root / path).resolve()
-        if not found.is_relative_to(self.root):
-            raise ValueError(f"{path!r} is outside of the storage")
-        return found
-
     @contextlib.contextmanager
     def incoming_folder(self) -> Iterator[Path]:
         """A new empty folder on the storage's disk, deleted at the end unless moved away."""
@@ -303,8 +298,10 @@ class Storage:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def store_artifact(self, job_id: str, token: int, source: Path) -> StoredFile:
+    def store_artifact(self, job_id: str, token: int, source: Path, name: str | None = None) -> StoredFile:
         """Copy a file into an attempt's artifacts, hashed on the way. Storing the same bytes twice keeps one file.
+
+        `name`: as for `keep`.
 
         Raises LeaseLost when the attempt's folder is gone, because the job was deleted; OSError.
         """
@@ -320,6 +317,7 @@ class Storage:
                 if not is_in_use(error) or not target.is_file() or target.stat().st_size != size:
                     raise  # otherwise these very bytes are there, and are being sent to someone
             sync_folder(folder)
+            self.keep(target, sha256=sha256, name=name)
         except FileNotFoundError as error:
             if attempt.is_dir():
                 raise
@@ -328,13 +326,14 @@ class Storage:
             temporary.unlink(missing_ok=True)
         return StoredFile(target.relative_to(self.root).as_posix(), size, sha256)
 
-    def take_artifact(self, job_id: str, token: int, source: Path, sha256: str) -> StoredFile:
-        """Move a complete file of this sha256 from the attempt's folder into its artifacts. LeaseLost, OSError."""
+    def take_artifact(self, job_id: str, token: int, source: Path, sha256: str, name: str | None = None) -> StoredFile:
+        """As `store_artifact`, of a complete file of this sha256 in the attempt's folder, which is moved."""
         try:
             target = self.result_folder(job_id, token, ARTIFACTS) / sha256
             if source.exists() or not target.exists():  # it was moved before, and is recorded again
                 replace(source, target)
                 sync_folder(target.parent)
+            self.keep(target, sha256=sha256, name=name)
         except FileNotFoundError as error:
             if self.attempt_folder(job_id, token).is_dir():
                 raise
@@ -354,7 +353,8 @@ class Storage:
         """Delete the files of `StoredFile.path`s; one that cannot be deleted is left to the search for orphans."""
         for path in paths:
             with contextlib.suppress(OSError):
-                self.resolve(path).unlink()
+                self.resolve(path).unlink(missing_ok=True)
+                self._forget(self.resolve(path))
 
     def commit_folder(self, temporary: Path, target: Path) -> None:
         """Move a complete folder to its place. All its files, and both folders, are on disk when this returns."""
@@ -373,6 +373,7 @@ class Storage:
         Its folder is moved away first: what still writes into it, such as a stale worker, cannot add to it any more.
         """
         self._delete_home(self.job_home(job_id))
+        self._forget(self.job_home(job_id))
         for conversion_id in conversion_ids:
             self.delete_conversion(conversion_id)
 
@@ -387,8 +388,19 @@ class Storage:
 
     def delete_workspace(self, job_id: str) -> None:
         """Delete a job's workspace, stored checkpoints and what it started from. Log and artifacts are kept."""
-        for folder in (self.workspace(job_id), self.start_folder(job_id), *self.checkpoint_folders(job_id).values()):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.workspace(job_id), ignore_errors=True)
+        for folder in (self.start_folder(job_id), *self.checkpoint_folders(job_id).values()):
+            self._delete(folder)
+
+    def delete_checkpoints(self, job_id: str, before: int) -> None:
+        """Delete the copied checkpoints of the attempts before the one under a token."""
+        for token, folder in self.checkpoint_folders(job_id).items():
+            if token < before:
+                self._delete(folder)
+
+    def delete_base_weights(self, base_weights_id: str) -> None:
+        """Delete base weights."""
+        self._delete(self.base_weights_folder(base_weights_id))
 
     def cache_folders(self) -> list[Path]:
         """Folders of stage results of all datasets."""
@@ -402,45 +414,11 @@ class Storage:
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete a dataset's recordings, the document of its consent, downloads and the stage results."""
         shutil.rmtree(self.fetched_folder(dataset_id), ignore_errors=True)
-        shutil.rmtree(self.dataset_home(dataset_id), ignore_errors=True)
-        shutil.rmtree(self.consent_folder(dataset_id), ignore_errors=True)
         shutil.rmtree(self.cache_folder(dataset_id), ignore_errors=True)
+        for folder in (self.dataset_home(dataset_id), self.consent_folder(dataset_id)):
+            self._delete(folder)
 
     def free_bytes(self) -> int:
         """Free space on the storage's disk."""
         self.root.mkdir(parents=True, exist_ok=True)
         return shutil.disk_usage(self.root).free
-
-
-def copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
-    """Copy a file and sync it to disk; returns the copy's sha256 and size in bytes."""
-    digest = hashlib.sha256()
-    size = 0
-    with source.open("rb") as read, target.open("wb") as write:
-        while chunk := read.read(_CHUNK):
-            digest.update(chunk)
-            write.write(chunk)
-            size += len(chunk)
-        write.flush()
-        os.fsync(write.fileno())
-    return digest.hexdigest(), size
-
-
-def link_or_copy(source: Path, target: Path) -> str | None:
-    """Hard-link a file, or copy it where links are not possible; returns a copy's sha256, None for a link."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError as error:  # across file systems, on one without hard links, or with too many of them
-        if is_first_copy(target.parent):
-            logger.warning(
-                "files are copied, not linked, and take more space", folder=str(target.parent), reason=str(error)
-            )
-        return copy_and_hash(source, target)[0]
-    return None
-
-
-def is_disk_full(error: OSError) -> bool:
-    """Whether a write failed because the disk, or the user's share of it, is full."""
-    return error.errno in {errno.ENOSPC, errno.EDQUOT}

@@ -9,7 +9,7 @@ Those unchanged for an hour are moved to the trash, from which they are deleted 
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -26,6 +26,7 @@ from server.database.tables import BaseWeights, Conversion, Dataset, Job, Upload
 from server.storage.instances import is_joined
 from server.storage.local import ATTEMPTS, Storage
 from server.storage.sizes import JobSizes, size_of
+from server.storage.tier import AWAY, KEPT
 from server.storage.trash import SECONDS_UNTOUCHED, Trash, TrashEntry, is_untouched
 
 logger = structlog.get_logger(__name__)
@@ -102,7 +103,21 @@ class Orphans:
         for job_id in {orphan.kind.split("/")[1] for orphan in moved if orphan.kind not in KINDS}:
             sizes.invalidate(job_id)
         self._trash.empty(self._trash_days)
+        self._collect_kept()
         return moved
+
+    def _collect_kept(self) -> None:
+        """Delete from the store what has had no row for as long as files lie in the trash. StorageAway."""
+        tier, oldest = self._storage.tier, self._clock() - timedelta(days=self._trash_days)
+        if tier is None:
+            return
+        found = {kind: tier.blobs.names(kind) for kind in KEPT}
+        ids = self._ids_with_rows()
+        for kind, names in found.items():
+            for name in names - ids[kind]:
+                if all(blob.modified_at < oldest for blob in tier.blobs.list(f"{kind}/{name}")):
+                    tier.blobs.delete(f"{kind}/{name}")
+                    logger.info("orphan deleted from the object storage", key=f"{kind}/{name}")
 
     def _attempt_files(self, job_id: str) -> list[tuple[str, int, Path]]:
         """Files of a job's attempts, with job and token: orphans, unless a row or a running attempt keeps them."""
@@ -148,6 +163,6 @@ def _superseded(folders: Mapping[int, Path]) -> Iterator[tuple[int, Path]]:
         named = {entry.file for entry in entries}
         for path in folder.iterdir():
             is_unfinished = path.name.startswith((".", "step_")) and path.name not in named
-            if is_superseded or is_unfinished or not entries:
+            if path.name != AWAY and (is_superseded or is_unfinished or not entries):
                 yield token, path
         is_superseded = is_superseded or bool(entries)

@@ -19,6 +19,7 @@ from server.database.engine import read_session, write_session
 from server.database.result_tables import StoredFileRow
 from server.database.tables import Job
 from server.storage.local import Storage
+from server.storage.tier import Tier
 
 BLOCK = 512
 _BATCH = 200
@@ -121,8 +122,16 @@ class JobSizes:
                 .join(Job, col(Job.number) == col(StoredFileRow.job_number))
                 .where(col(Job.id).in_(job_ids), col(StoredFileRow.sha256).is_not(None))
             )
-            counted = {self._storage.root / path for path in session.connection().execute(query).scalars()}
+            paths = set(session.connection().execute(query).scalars())
+        if self._storage.tier is not None:
+            return {job_id: self._kept_size(self._storage.tier, job_id, paths) for job_id in job_ids}
+        counted = {self._storage.root / path for path in paths}
         return {job_id: share_of(self._storage.job_home(job_id), counted) for job_id in job_ids}
+
+    def _kept_size(self, tier: Tier, job_id: str, counted: AbstractSet[str]) -> int:
+        """Bytes of a job's workspace, and of its files in the store, of which there may be no copy here."""
+        kept = sum(blob.size for blob in tier.blobs.list(f"jobs/{job_id}") if blob.key not in counted)
+        return kept + share_of(self._storage.workspace(job_id))
 
     def invalidate(self, job_id: str) -> None:
         """Have a job measured again after files of it were deleted."""

@@ -124,7 +124,7 @@ class _Bundle:
     def recordings(self, dataset: Dataset) -> BundledFile:
         """The recordings, in a zip of their own with the names that their owner gave them. Conflict without any."""
         try:
-            recordings = list_recordings(self._storage.dataset_folder(dataset.id))
+            recordings = list_recordings(self._storage.recordings(dataset.id))
         except (InvalidDataset, FileNotFoundError) as error:
             raise Conflict(
                 "the recordings of this version are not on this server: they were deleted, or never there; get the "
@@ -153,7 +153,7 @@ class _Bundle:
 
     def _stored(self, name: str, path: str, size: int, sha256: str) -> BundledFile:
         if name not in self._added:
-            source = self._storage.resolve(path)
+            source = self._storage.bring(self._storage.resolve(path))
             if not source.is_file():
                 raise Gone(f"the file {name!r} is no longer stored")
             self._zip.add_path(source, name)

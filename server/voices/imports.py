@@ -20,6 +20,7 @@ from rvc_train.schemas.events import EventType
 from server.auth.audit import record
 from server.auth.quotas import Quotas
 from server.base_weights.checking import run_confined
+from server.blobs.copies import link_or_copy
 from server.database.engine import write_session
 from server.database.result_tables import Artifact, Evaluation, ImportedVersion, Preview, Voice
 from server.database.tables import Dataset, Job, Upload, new_id
@@ -30,7 +31,7 @@ from server.job_store.versions import VoiceKey, is_of, lock_voice, numbers_of
 from server.jobs.service import JobService
 from server.results.stored_files import add_stored_files
 from server.settings import ServerSettings
-from server.storage.local import ARTIFACTS, ORIGIN, Storage, StoredFile, link_or_copy
+from server.storage.local import ARTIFACTS, ORIGIN, Storage, StoredFile
 from server.storage.reservations import Reservations
 from server.storage.sizes import measure_again
 from server.voices.bundle_files import Bundle
@@ -158,6 +159,7 @@ class ImportService:
         """
         manifest, now = unpacked.manifest, self._clock()
         job_id = new_id("job")
+        self._storage.keep(unpacked.folder, self._storage.job_home(job_id))
         with write_session(self._engine) as session:
             num_bytes = sum(file.size for name, file in manifest.files().items() if name in unpacked.stored)
             self._quotas.check_bytes(session, key.owner, max(0, num_bytes - num_uploaded))

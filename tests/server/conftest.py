@@ -287,7 +287,7 @@ def publish(context: AppContext, lease: Lease, content: bytes, name: str) -> Non
     source = context.storage.workspace(lease.job_id) / "weights" / "made"
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(content)
-    stored = context.storage.store_artifact(lease.job_id, lease.token, source)
+    stored = context.storage.store_artifact(lease.job_id, lease.token, source, name)
     said = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
     context.jobs.publish_artifact(lease, said.kind, said.name, stored.path, stored.size, stored.sha256)
 

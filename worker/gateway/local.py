@@ -19,18 +19,19 @@ from rvc_engine.workspace.layout import Workspace
 from rvc_train.schemas.jobs import JobStatus
 from rvc_train.schemas.voices.conversions import ConversionFailure, ConversionStatus
 from rvc_train.schemas.workers import Drain, GpuPublic
+from server.blobs.address import open_blobs
 from server.conversions import queue as conversion_queue
 from server.conversions.queue import ConversionQueue, ResultFile
 from server.database.clock import database_clock, utc_now
 from server.database.engine import checkpoint_large_wal, create_engine, database_name, migrate
-from server.errors import LeaseLost, NotFound, SettingsRefused
+from server.errors import LeaseLost, NotFound, SettingsRefused, StorageAway
 from server.estimates.calibrations import Calibrations
 from server.job_store.leases import Lease
 from server.jobs.recording import record_batch
 from server.jobs.service import JobService
 from server.results.checkpoints import CorruptCheckpoint, StoredCheckpoints
 from server.settings import database_url_of
-from server.storage.instances import inspect_pairing, is_joined
+from server.storage.instances import check_store, inspect_pairing, is_joined
 from server.storage.local import ORIGIN_FILE, Storage, StoredFile
 from server.storage.trash import Trash
 from server.transient_errors import first_line, is_database_unavailable
@@ -63,10 +64,12 @@ MAX_NETWORK_FOLDER_CHECKS = 90
 
 
 @contextmanager
-def database_errors() -> Iterator[None]:
-    """Translate errors of a database that is unavailable for now to Unavailable; others pass through."""
+def unavailable_for_now() -> Iterator[None]:
+    """Translate errors of a database or a store that is unavailable for now to Unavailable; others pass through."""
     try:
         yield
+    except StorageAway as error:
+        raise Unavailable(str(error)) from error
     except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
         if not is_database_unavailable(error):
             raise
@@ -80,7 +83,7 @@ class LocalGateway(WorkerGateway):
         """`engine`: on the server's database; `close` closes its connections."""
         self._settings, self._engine = settings, engine
         self._url = database_url_of(settings.data_folder, settings.database_url)
-        self._storage = Storage(settings.data_folder)
+        self._storage = Storage(settings.data_folder, open_blobs(settings.storage_url))
         clock = database_clock(engine)
         self._jobs = JobService(
             engine,
@@ -104,7 +107,7 @@ class LocalGateway(WorkerGateway):
         except (sa.exc.SQLAlchemyError, ImportError) as error:  # of the database's address or driver
             raise SettingsRefused(first_line(error)) from error
 
-    @database_errors()
+    @unavailable_for_now()
     def open(self) -> str | None:
         """As in the interface: both must have the same id; then the schema is upgraded.
 
@@ -112,6 +115,7 @@ class LocalGateway(WorkerGateway):
         empty folder.
         """
         try:
+            check_store(self._storage)
             found = inspect_pairing(self._settings.data_folder, self._url)
             if found.is_joined:
                 migrate(self._engine)
@@ -143,16 +147,16 @@ class LocalGateway(WorkerGateway):
             except (OSError, sa.exc.SQLAlchemyError, sqlite3.Error) as error:
                 logger.warning("the write-ahead log was not checkpointed; it is tried again", reason=first_line(error))
 
-    @database_errors()
+    @unavailable_for_now()
     def register(self, worker: WorkerDescription) -> "LocalWorker":
         worker_id = self._jobs.register_worker(**asdict(worker))
         return LocalWorker(worker_id, worker.heartbeat_seconds, self._jobs, self._conversions, self._storage)
 
-    @database_errors()
+    @unavailable_for_now()
     def requeue_worker(self, worker_id: str) -> Sequence[str]:
         return [*self._conversions.requeue_worker(worker_id), *self._jobs.requeue_worker(worker_id)]
 
-    @database_errors()
+    @unavailable_for_now()
     def statuses(self, job_ids: Collection[str]) -> Mapping[str, JobStatus]:
         """As in the interface: a disk may be unmounted, or the database replaced."""
         if not is_joined(self._engine, self._storage):
@@ -192,7 +196,7 @@ class LocalWorker(RegisteredWorker):
         self._drain: Drain | None = None
         self._next_beat = 0.0
 
-    @database_errors()
+    @unavailable_for_now()
     def heartbeat(self, lease: JobLease | None) -> Beat:
         """As in the interface. Beside a lease, whose heartbeat is the worker's too, `drain` is read now and then."""
         if lease is None or time.monotonic() >= self._next_beat:
@@ -210,7 +214,7 @@ class LocalWorker(RegisteredWorker):
         except LeaseLost as error:
             return Beat(self._drain, lost=str(error))
 
-    @database_errors()
+    @unavailable_for_now()
     def claim(self, *, is_repeated: bool = False, job_id: str | None = None) -> "LocalJobLease | None":
         lease = self._jobs.claim(self.worker_id, is_repeated=is_repeated, job_id=job_id)
         if lease is None:
@@ -231,11 +235,11 @@ class LocalWorker(RegisteredWorker):
             storage=self._storage,
         )
 
-    @database_errors()
+    @unavailable_for_now()
     def why_never_claimed(self, job_id: str) -> str | None:
         return self._jobs.why_never_claimed(job_id, self.worker_id)
 
-    @database_errors()
+    @unavailable_for_now()
     def claim_conversion(self, *, may_wait: bool = False) -> "LocalConversionLease | None":
         lease = self._conversions.claim(self.worker_id) if self._conversions.has_waiting() else None
         if lease is None:
@@ -260,7 +264,7 @@ class LocalWorker(RegisteredWorker):
     def report_gpus(self, gpus: Sequence[GpuPublic]) -> None:
         write_gpu_telemetry(self._storage, self.worker_id, gpus, utc_now())
 
-    @database_errors()
+    @unavailable_for_now()
     def deregister(self) -> None:
         delete_gpu_telemetry(self._storage, utc_now(), self.worker_id)
         self._jobs.deregister_worker(self.worker_id)
@@ -274,17 +278,19 @@ class LocalJobLease(JobLease):
     jobs: JobService
     storage: Storage
 
-    @database_errors()
+    @unavailable_for_now()
     def renew(self) -> None:
         self.jobs.heartbeat(self.lease)
 
+    @unavailable_for_now()
     def open_log(self) -> LogSink:
         try:
-            return self.storage.job_log(self.job_id).open("a", encoding="utf-8", errors="replace", buffering=1)
+            log = self.storage.bring(self.storage.job_log(self.job_id))
+            return log.open("a", encoding="utf-8", errors="replace", buffering=1)
         except FileNotFoundError as error:
             raise LeaseLost(f"the job {self.job_id} was deleted") from error
 
-    @database_errors()
+    @unavailable_for_now()
     def inputs(self) -> JobInputs:
         storage, job_id = self.storage, self.job_id
         storage.delete_partial_files(job_id, self.token)
@@ -298,13 +304,16 @@ class LocalJobLease(JobLease):
             text = (storage.start_folder(job_id) / ORIGIN_FILE).read_text(encoding="utf-8")
             start = StartFiles(generator, discriminator, text)
         dataset_id = self.lease.dataset_id
-        recordings, cache = storage.dataset_folder(dataset_id), storage.cache_folder(dataset_id)
+        recordings = storage.recordings(dataset_id)
+        cache = storage.cache_folder(dataset_id)
         return JobInputs(recordings, cache, config, provenance, start)
 
+    @unavailable_for_now()
     def newest_checkpoint(self) -> StoredCheckpoint | None:
         run = StoredCheckpoints(self.storage, self.job_id).latest()
         return None if run is None else StoredCheckpoint(run.token, run.newest)
 
+    @unavailable_for_now()
     def restore_checkpoint(self, workspace: Workspace) -> None:
         run = StoredCheckpoints(self.storage, self.job_id).latest()
         if run is not None and not run.restore(workspace):
@@ -312,6 +321,7 @@ class LocalJobLease(JobLease):
                 f"all copies of the job's checkpoints in {run.folder} are damaged; retry the job from the start"
             )
 
+    @unavailable_for_now()
     def store_checkpoint(self, workspace: Workspace) -> None:
         try:
             copied = StoredCheckpoints(self.storage, self.job_id).upload(workspace, self.token)
@@ -323,18 +333,18 @@ class LocalJobLease(JobLease):
             if copied is not None:
                 logger.debug("checkpoint copied", step=copied.step)
 
-    @database_errors()
+    @unavailable_for_now()
     def record_engine(self, pid: int, started_at: float) -> None:
         self.jobs.record_engine_process(self.lease, pid, started_at)
 
-    @database_errors()
+    @unavailable_for_now()
     def record(self, events: Sequence[Event], write: int) -> None:
         record_batch(self.jobs, self.lease, events, write, self._store)
 
-    def _store(self, path: str) -> StoredFile:
-        return self.storage.store_artifact(self.job_id, self.token, Path(path))
+    def _store(self, path: str, name: str | None) -> StoredFile:
+        return self.storage.store_artifact(self.job_id, self.token, Path(path), name)
 
-    @database_errors()
+    @unavailable_for_now()
     def finish(self, outcome: Outcome) -> JobStatus:
         match outcome:
             case Success():
@@ -347,7 +357,7 @@ class LocalJobLease(JobLease):
             case WorkerFault():
                 return self.jobs.hand_back(self.lease, outcome.code, outcome.message)
 
-    @database_errors()
+    @unavailable_for_now()
     def clear_if_deleted(self) -> None:
         try:
             self.jobs.get(self.job_id)
@@ -364,19 +374,19 @@ class LocalConversionLease(ConversionLease):
     conversions: ConversionQueue
     root: Path
 
-    @database_errors()
+    @unavailable_for_now()
     def beat(self, progress: float) -> bool:
         return self.conversions.beat(self.lease, progress)
 
-    @database_errors()
+    @unavailable_for_now()
     def finish(self, results: Sequence[ConversionResult], device: str, device_reason: str) -> ConversionStatus:
         return self.conversions.finish(self.lease, [self._stored(each) for each in results], device, device_reason)
 
-    @database_errors()
+    @unavailable_for_now()
     def fail(self, code: ConversionFailure, message: str) -> None:
         self.conversions.fail(self.lease, code, message)
 
-    @database_errors()
+    @unavailable_for_now()
     def release(self) -> None:
         self.conversions.release(self.lease)
 

@@ -15,10 +15,11 @@ from rvc_train.schemas.base import Page
 from rvc_train.schemas.voices.conversions import ConversionEvent, ConversionStatus
 from server.api.authorization import requires
 from server.api.conversions.conversions import ConversionId
+from server.blobs.dispositions import content_disposition
 from server.context import MAX_INTEGER, AppContext, Context
 from server.conversions.serializers import conversion_events, progress_event
 from server.errors import Gone, NotFound, Refused
-from server.http.downloads import content_disposition, file_response, zip_of
+from server.http.downloads import file_response, zip_of
 from server.http.lists import LongLimit
 from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented

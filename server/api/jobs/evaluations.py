@@ -72,7 +72,7 @@ def list_previews(
 def get_preview(job_id: str, name: str, request: Request, context: Context) -> Response:
     """Get one file of a preview. Its ETag is its sha256; ranges and conditional requests are supported."""
     stored = EvaluationQueries(context.engine).preview_file(context.jobs.get(job_id), name)
-    path = context.storage.resolve(stored.path)
+    path = context.storage.readable(stored.path)
     if not path.is_file():
         raise Gone(f"the preview {name!r} is no longer stored")
     return file_response(

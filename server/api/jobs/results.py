@@ -3,10 +3,10 @@
 import csv
 import io
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import RedirectResponse, StreamingResponse
 
 from rvc_engine.names.voices import voice_file_stem
 from rvc_train.schemas.access import Scope
@@ -14,18 +14,27 @@ from rvc_train.schemas.base import Page
 from rvc_train.schemas.events import MetricSeries
 from rvc_train.schemas.results import ArtifactPublic
 from server.api.authorization import requires
-from server.context import Context
+from server.blobs.dispositions import content_disposition
+from server.context import AppContext, Context
+from server.database.result_tables import Artifact
 from server.errors import Gone, NotFound, Refused
-from server.http.downloads import content_disposition, file_response, zip_of
+from server.http.downloads import file_response, repr_digest, zip_of
 from server.http.lists import MAX_LONG_LIMIT, Cursors, LongLimit
 from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.job_store.serializers import artifact_public
+from server.middleware.head import IS_HEAD
 
 router = RouterUnderV1(prefix="/jobs", tags=["results"])
 
 MAX_STEP = 2**31 - 1
 """Largest step in the database."""
+SIGNED_SECONDS = 300
+_CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Range")
+_ELSEWHERE: dict[str, Any] = {
+    "description": "The file is in object storage, for some minutes at this address (`RVC_TRAIN_PRESIGNED_DOWNLOADS`)",
+    "headers": {"Location": {"description": "URL of the file.", "required": True, "schema": {"type": "string"}}},
+}
 _METRIC_CURSORS: Cursors[str] = Cursors("metrics", str)
 _CURSORS: Cursors[str] = Cursors("artifacts", str)
 
@@ -115,7 +124,7 @@ def get_zip(
         artifacts = [context.job_queries.artifact(job_id, name) for name in dict.fromkeys(names)]
     if not artifacts:
         raise NotFound(f"the job {job_id} has no files yet")
-    files = [(context.storage.resolve(each.path), each.name) for each in artifacts]
+    files = [(context.storage.bring(context.storage.resolve(each.path)), each.name) for each in artifacts]
     for path, name in files:
         if not path.is_file():
             raise Gone(f"the file {name!r} is no longer stored")
@@ -141,6 +150,7 @@ def get_zip(
             200: {"content": {"application/octet-stream": {}}, "description": "The file"},
             206: {"content": {"application/octet-stream": {}}, "description": "The requested range"},
             304: {"description": "Unchanged since the ETag in `If-None-Match`"},
+            307: _ELSEWHERE,
         },
     ),
 )
@@ -148,7 +158,9 @@ def get_zip(
 def get_artifact(job_id: str, name: str, request: Request, context: Context) -> Response:
     """Get one file. Its ETag is its sha256; ranges and conditional requests are supported."""
     artifact = context.job_queries.artifact(job_id, name)
-    path = context.storage.resolve(artifact.path)
+    if (elsewhere := _redirect(request, context, artifact)) is not None:
+        return elsewhere
+    path = context.storage.readable(artifact.path)
     if not path.is_file():
         raise Gone(f"the file {name!r} is no longer stored")
     return file_response(
@@ -159,3 +171,18 @@ def get_artifact(job_id: str, name: str, request: Request, context: Context) -> 
         sha256=artifact.sha256,
         headers={"Content-Disposition": content_disposition(name), "Cache-Control": "private, no-cache"},
     )
+
+
+def _redirect(request: Request, context: AppContext, artifact: Artifact) -> Response | None:
+    """A redirect to the file in the store; None where this server sends it.
+
+    Such an address is for GET alone, and the store knows neither this server's ETag nor conditions on it.
+    """
+    is_plain = IS_HEAD not in request.scope and not any(name in request.headers for name in _CONDITIONS)
+    if not context.settings.presigned_downloads or not is_plain:
+        return None
+    address = context.storage.signed_url(artifact.path, artifact.name, SIGNED_SECONDS)
+    if address is None:
+        return None
+    headers = {"ETag": f'"{artifact.sha256}"', "Repr-Digest": repr_digest(artifact.sha256), "Cache-Control": "no-store"}
+    return RedirectResponse(address, 307, headers)

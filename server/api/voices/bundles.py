@@ -19,9 +19,10 @@ from rvc_train.schemas.voices.voices import VoiceDetail, VoiceImport
 from server.api.authorization import VoiceOwner, require_principal, requires
 from server.api.voices.names import VoiceNameInPath, key_in_path
 from server.api.weights import incoming, upload_path
+from server.blobs.dispositions import content_disposition
 from server.context import AppContext, Context
 from server.errors import Conflict
-from server.http.downloads import chunks_of, content_disposition
+from server.http.downloads import chunks_of
 from server.http.prefix import RouterUnderV1
 from server.http.problem_details import documented
 from server.http.threads import on_disk, to_write

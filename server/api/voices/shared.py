@@ -13,10 +13,11 @@ from starlette.concurrency import run_in_threadpool
 from rvc_train.schemas.results import CheckpointPublic, PreviewPublic, QualityScore
 from rvc_train.schemas.voices.links import SharedClip, SharedFile, SharedVoicePublic
 from server.auth.authentication import address_of
+from server.blobs.dispositions import content_disposition
 from server.context import AppContext, Context
 from server.database.engine import read_session
 from server.errors import Gone, NotFound
-from server.http.downloads import content_disposition, file_response
+from server.http.downloads import file_response
 from server.http.problem_details import documented
 from server.job_store.serializers import artifact_public, content_notice
 from server.job_store.versions import Current, key_of
@@ -111,7 +112,7 @@ async def _opened(secret: str, request: Request, context: AppContext) -> Opened:
 def _file(
     request: Request, context: AppContext, stored: StoredFile, media_type: str, headers: dict[str, str]
 ) -> Response:
-    path = context.storage.resolve(stored.path)
+    path = context.storage.readable(stored.path)
     if not path.is_file():
         raise Gone("the file is no longer stored")
     return file_response(request, path, stored.size, media_type=media_type, sha256=stored.sha256, headers=headers)

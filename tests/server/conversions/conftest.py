@@ -10,11 +10,12 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from server.blobs.copies import copy_and_hash
 from server.conversions.queue import ConversionLease, ConversionQueue, ResultFile
 from server.database.engine import write_session
 from server.database.tables import Attempt, Conversion, Job, Worker
 from server.job_store.leases import Lease
-from server.storage.local import StoredFile, copy_and_hash
+from server.storage.local import StoredFile
 
 SOUND = b"RIFF of a recording"
 

@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from server.blobs.dispositions import content_disposition
 from server.errors import RangeNotSatisfiable
-from server.http.downloads import content_disposition, parse_range
+from server.http.downloads import parse_range
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB: several pieces
 ETAG = f'"{hashlib.sha256(CONTENT).hexdigest()}"'
