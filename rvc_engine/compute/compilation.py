@@ -51,7 +51,7 @@ class Compiler:
             try:
                 result = compiled(*arguments)
             except errors as error:
-                if is_out_of_memory(error):  # smaller micro-batches may fit
+                if isinstance(error, RuntimeError) and is_out_of_memory(error):  # smaller micro-batches may fit
                     raise
                 has_failed, reason = True, _reason(error)
             else:
@@ -65,7 +65,7 @@ class Compiler:
 
     def _compile_graph(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
         self._num_graphs += 1
-        return torch._dynamo.lookup_backend(self._backend)(graph, inputs)  # type: ignore[no-any-return]
+        return torch._dynamo.lookup_backend(self._backend)(graph, inputs)
 
     def _report(self, name: str, seconds: float) -> None:
         self.seconds += seconds
