@@ -35,7 +35,7 @@ class Compiler:
         import torch._functorch.config
 
         torch._dynamo.config.recompile_limit = MAX_SHAPES
-        # Else an error in compiling a backward pass would show there, where it cannot be told from others.
+        # Else an error in compiling a backward pass would be raised in that pass, like any other error.
         torch._functorch.config.force_non_lazy_backward_lowering = True
         # PyTorch looks at the gradients of a compiled function's inputs: here also at those of computed weights.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
