@@ -94,7 +94,7 @@ class Means:
     """Prints each line, and in the end the mean of the lines of each choice, with their standard deviation."""
 
     def __init__(self, kind: str = "estimator") -> None:
-        """`kind` of choices, as the lines name it."""
+        """Label lines with `kind`."""
         self._kind = kind
         self._values: dict[tuple[str, str], list[Mapping[str, float]]] = defaultdict(list)
 

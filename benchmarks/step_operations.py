@@ -2,7 +2,7 @@
 
 Steps run on a device that computes nothing (`benchmarks.fake_device`). Operations are those of PyTorch's dispatcher
 without views: about a kernel each. Memory is that of live tensors, at the peak of each phase of a training. With an
-estimate of what comes on top, a line says which sizes of GPU are enough for a training on some minutes of speech.
+estimate of what comes on top, a line has the sizes of GPUs that are enough for a training on some minutes of speech.
 """
 
 import argparse

@@ -164,7 +164,7 @@ class TrainingConfig(BaseModel):
     compile: bool = False
     """Compile decoder and discriminators with torch.compile for training: fewer kernels in a step, for minutes of
     compiling at the start of a run, the same results but for rounding. It needs a compiler on the machine: Triton and a
-    C compiler for a GPU, a C++ compiler for a CPU; without one, training goes on as if off, and a warning says why."""
+    C compiler for a GPU, a C++ compiler for a CPU; without one, training goes on as if off, with a warning."""
     gradient_checkpointing: bool = False
     """Recompute activations of the generator in the backward pass instead of storing them: less memory, more time
     (about one forward pass per step), the same gradients."""

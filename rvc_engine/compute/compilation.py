@@ -35,7 +35,7 @@ class Compiler:
         import torch._functorch.config
 
         torch._dynamo.config.recompile_limit = MAX_SHAPES
-        # Else an error in compiling a backward pass would show there, where it cannot be told from others.
+        # Else an error in compiling a backward pass would be raised in that pass, like any other error.
         torch._functorch.config.force_non_lazy_backward_lowering = True
         # PyTorch looks at the gradients of a compiled function's inputs: here also at those of computed weights.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
@@ -51,7 +51,7 @@ class Compiler:
             try:
                 result = compiled(*arguments)
             except errors as error:
-                if is_out_of_memory(error):  # smaller micro-batches may fit
+                if isinstance(error, RuntimeError) and is_out_of_memory(error):  # smaller micro-batches may fit
                     raise
                 has_failed, reason = True, _reason(error)
             else:
@@ -65,7 +65,7 @@ class Compiler:
 
     def _compile_graph(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
         self._num_graphs += 1
-        return torch._dynamo.lookup_backend(self._backend)(graph, inputs)  # type: ignore[no-any-return]
+        return torch._dynamo.lookup_backend(self._backend)(graph, inputs)
 
     def _report(self, name: str, seconds: float) -> None:
         self.seconds += seconds

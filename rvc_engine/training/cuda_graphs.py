@@ -142,9 +142,9 @@ class CudaGraphCapturer:
 
 
 class StepParts:
-    """`training_step` of one of several ranks in three parts. Gradients are summed over the ranks between them.
+    """A step of one of several ranks in three parts, as `training_step` takes it. Sums over ranks come between them.
 
-    That is left out of the graphs: one that waited for ranks could not be told from one that hangs.
+    Those are left out of the graphs: in a graph a lost rank would look like a slow one, for ever.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class StepParts:
         self.of_discriminators: Tensor | None = None
         """Flattened gradients and losses, once the first part was run or captured."""
         self.of_generator: Tensor | None = None
-        """Those of the second part."""
+        """Flattened gradients and losses of the second part."""
 
     def discriminator_gradients(self) -> None:
         """Compute this rank's gradients of D."""
