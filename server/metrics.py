@@ -172,7 +172,7 @@ class _DatabaseCollector(Collector):
         """Workers, and the queue as they could run it."""
         with read_session(self._engine) as session:
             seen = workers_public(session, utc_now(), self._liveness)
-        states = Counts(worker.status for worker in seen)
+        states: Counts[str] = Counts(worker.status for worker in seen)
         yield _family("workers", "Workers seen within a day, by state.", "state", WORKER_STATES, states)
         yield _by_node(seen)
         yield self._queue({worker.id for worker in seen if worker.status in {"idle", "busy"}})
@@ -209,7 +209,9 @@ def _by_node(workers: Sequence[WorkerPublic]) -> GaugeMetricFamily:
     """Workers by node and state: each node that has one has all states."""
     latest = sorted(workers, key=lambda worker: worker.last_seen_at, reverse=True)
     named = set(list(dict.fromkeys(worker.host for worker in latest))[:MAX_NODES])
-    numbers = Counts((worker.host if worker.host in named else "other", worker.status) for worker in workers)
+    numbers: Counts[tuple[str, str]] = Counts(
+        (worker.host if worker.host in named else "other", worker.status) for worker in workers
+    )
     text = f"Workers seen within a day, by node and state; beyond {MAX_NODES} nodes they count as the node `other`."
     family = GaugeMetricFamily("rvc_train_node_workers", text, labels=["node", "state"])
     for node in sorted({node for node, _ in numbers}):
