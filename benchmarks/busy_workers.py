@@ -4,7 +4,7 @@
 
 Each worker is a connection of its own that claims a job, sends heartbeats and reports while it runs, ends it
 after `--job-seconds`, and claims the next. The first claims are spread over the time of a job, so that the later ones
-are too; what is measured begins after it. The jobs fail for good, so that each may be claimed once.
+are too; what is measured begins after it. The jobs fail for good.
 """
 
 import argparse
@@ -51,8 +51,10 @@ class Work:
     """Seconds that each claim took."""
     answers: list[float] = field(default_factory=list)
     """Seconds of all other requests."""
-    jobs: Counter[str] = field(default_factory=Counter)
-    """Number of claims of each job."""
+    leases: Counter[str] = field(default_factory=Counter)
+    """How often each lease was given, which may be once."""
+    num_lost: int = 0
+    """Leases that ran out, because the server answered heartbeats too late."""
     num_reports: int = 0
 
 
@@ -92,7 +94,7 @@ class ScriptedWorker:
             if (lease := claimed["lease"]) is None:
                 await asyncio.sleep(1)
                 continue
-            self._work.jobs[lease["job_id"]] += 1
+            self._work.leases[lease["lease_id"]] += 1
             await self._run(f"/v1/worker/leases/{lease['lease_id']}", lease, began + self._pace.job)
 
     async def _run(self, path: str, lease: dict[str, Any], end: float) -> None:
@@ -103,7 +105,9 @@ class ScriptedWorker:
             if now >= next_beat:
                 next_beat += self._pace.beat
                 answer = await self._timed(f"{self._path}/heartbeat", self._key, beat)
-                assert answer["lost"] is None, answer["lost"]
+                if answer["lost"] is not None:
+                    self._work.num_lost += 1
+                    return
             elif now >= next_report:
                 next_report, number = next_report + self._pace.report, number + 1
                 await self._timed(f"{path}/events", key, _report(number))
@@ -122,7 +126,7 @@ class ScriptedWorker:
     async def _ask(self, method: str, path: str, headers: dict[str, str], body: str) -> Any:
         headers = {PROTOCOL_HEADER: str(PROTOCOL), **headers}
         status, _, content = await self._connection.ask(method, path, headers, body.encode())
-        assert status < 300, (path, status, content)
+        assert status < 300 or status == 409, (path, status, content)  # 409: what is sent under a lost lease
         return json.loads(content) if content else None
 
 
@@ -189,7 +193,7 @@ def main() -> None:
                 before = _bytes(jobs.engine)
                 work, cores = asyncio.run(measure(server, number, pace, options.seconds))
                 grown = _bytes(jobs.engine) - before
-                claimed += work.jobs
+                claimed += work.leases
                 notes = f"{options.database}, {options.queued} queued of {options.owners} owners, {options.ended} ended"
                 load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
                 print_line(
@@ -199,6 +203,7 @@ def main() -> None:
                     f"{notes}, {pace}, load {load}",
                     p50=percentiles(work.claims)["p50"],
                     num_claims=len(work.claims),
+                    num_lost=work.num_lost,
                     claimed_twice=sum(times > 1 for times in claimed.values()),
                     other_requests_p50=percentiles(work.answers)["p50"],
                     other_requests_p99=percentiles(work.answers)["p99"],
