@@ -131,7 +131,7 @@ class Site:
             **more,
         }
         self.server = self._run("server", "server", settings)
-        self.wait_until(self._is_ready, "the server", 90)
+        self.wait_until(self._is_ready, "the server", 240)
 
     def kill_server(self) -> None:
         assert self.server is not None
