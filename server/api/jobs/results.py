@@ -32,7 +32,7 @@ SIGNED_SECONDS = 300
 _CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Range")
 _ELSEWHERE: dict[str, Any] = {
     "description": "The file is in object storage, for some minutes at this address (`RVC_TRAIN_PRESIGNED_DOWNLOADS`)",
-    "headers": {"Location": {"description": "URL of the file.", "required": True, "schema": {"type": "string"}}},
+    "headers": {"Location": {"description": "URL of the file", "required": True, "schema": {"type": "string"}}},
 }
 _METRIC_CURSORS: Cursors[str] = Cursors("metrics", str)
 _CURSORS: Cursors[str] = Cursors("artifacts", str)
