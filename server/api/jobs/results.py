@@ -123,7 +123,7 @@ def get_zip(
         artifacts = [context.job_queries.artifact(job_id, name) for name in dict.fromkeys(names)]
     if not artifacts:
         raise NotFound(f"the job {job_id} has no files yet")
-    files = [(context.storage.bring(context.storage.resolve(each.path)), each.name) for each in artifacts]
+    files = [(context.storage.fetch(context.storage.resolve(each.path)), each.name) for each in artifacts]
     for path, name in files:
         if not path.is_file():
             raise Gone(f"the file {name!r} is no longer stored")
@@ -175,7 +175,7 @@ def get_artifact(job_id: str, name: str, request: Request, context: Context) -> 
 def _redirect(request: Request, context: AppContext, artifact: Artifact) -> Response | None:
     """A redirect to the file in the store; None where this server sends it.
 
-    Such an address is for GET alone, and the store knows neither this server's ETag nor conditions on it.
+    Such an address is for GET alone, and the store has neither this server's ETag nor conditions on it.
     """
     is_plain = IS_HEAD not in request.scope and not any(name in request.headers for name in _CONDITIONS)
     if not context.settings.presigned_downloads or not is_plain:
