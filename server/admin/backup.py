@@ -129,7 +129,7 @@ def _copy_from_store(tier: Tier, target: Path, result: BackupResult) -> None:
             continue
         (target / key).parent.mkdir(parents=True, exist_ok=True)
         try:
-            tier.fetch(key, target / key)
+            tier.copy_out(key, target / key)
         except FileNotFoundError:
             result.missing.append(key)
             continue

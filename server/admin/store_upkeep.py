@@ -51,7 +51,7 @@ class StoreUpkeep:
 
 @dataclass(frozen=True)
 class MoveResult:
-    """What a move found and did."""
+    """Numbers of files of a move."""
 
     num_present: int
     num_copied: int
@@ -82,7 +82,7 @@ def _copied(storage: Storage, to: Tier) -> Iterator[bool]:
     if storage.tier is not None:
         keys.update(storage.tier.all_keys())
     for key in sorted(keys):
-        path = storage.bring(storage.root / key)
+        path = storage.fetch(storage.root / key)
         with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
             is_missing = not to.has(path, is_compared=True)
             if is_missing:

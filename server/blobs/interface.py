@@ -23,7 +23,7 @@ class Blob:
     size: int
     modified_at: datetime
     sha256: str | None = None
-    """What it was put with; None in a list, which has none."""
+    """Checksum that it was put with; None in a list, which has none."""
     disposition: str | None = None
     """The `Content-Disposition` that it was put with."""
 
@@ -66,7 +66,7 @@ class BlobStore(ABC):
 
     @abstractmethod
     def url(self, key: str, seconds: int) -> str | None:
-        """An address from which whoever has it may get the blob for some seconds; None where the store has none."""
+        """An address that gives the blob without credentials for some seconds; None where the store has none."""
 
     @abstractmethod
     def fetch(self, key: str, target: Path) -> None:

@@ -32,7 +32,7 @@ class BlobFile:
 
 
 class _Reader(io.RawIOBase):
-    """Reads a blob from a position on. Whoever reads it from the start gets its last bytes only if all are intact."""
+    """Reads a blob from a position on. From the start, its last bytes are given only if all are intact."""
 
     def __init__(self, blobs: BlobStore, blob: Blob) -> None:
         self._blobs, self._blob = blobs, blob

@@ -21,7 +21,7 @@ _STORED_BEST = "best.pth"
 def voice_files(session: Session, job: Job, save: str | None, storage: Storage) -> VoiceFiles:
     """The files of the finished voice (`save` None), or of a save: a number, `best` or `latest`."""
     published = {
-        artifact.kind: storage.bring(storage.resolve(artifact.path))
+        artifact.kind: storage.fetch(storage.resolve(artifact.path))
         for artifact in session.exec(select(Artifact).where(Artifact.job_number == job.number)).all()
         if artifact.kind in {"voice", "best", "index"}
     }
@@ -30,7 +30,7 @@ def voice_files(session: Session, job: Job, save: str | None, storage: Storage) 
     if save is None:
         return VoiceFiles(voice=_first_file(published.get("voice")), index=index)
     if save == BEST:
-        stored = [storage.bring_folder(folder) / _STORED_BEST for folder in storage.checkpoint_folders(job.id).values()]
+        stored = [storage.fetch_folder(folder) / _STORED_BEST for folder in storage.checkpoint_folders(job.id).values()]
         is_voice = job.config.get("total_epochs") == "auto"
         best = (published.get("best"), published.get("voice") if is_voice else None)
         return VoiceFiles(voice=_first_file(*best, workspace.best_file, *reversed(stored)), index=index)
@@ -44,7 +44,7 @@ def voice_files(session: Session, job: Job, save: str | None, storage: Storage) 
 def _recovery_checkpoint(storage: Storage, job_id: str) -> Path | None:
     """The newest recovery checkpoint in the workspace or, from other workers, in the storage."""
     for folder in (storage.workspace(job_id) / "recovery", *reversed(storage.checkpoint_folders(job_id).values())):
-        storage.bring_folder(folder)
+        storage.fetch_folder(folder)
         try:
             entries = read_entries(folder)
         except IncompatibleCheckpoint:

@@ -110,7 +110,7 @@ class Consents:
         document = None if dataset.consent is None else Consent.model_validate(dataset.consent).document
         if document is None:
             raise NotFound(f"the dataset {dataset_id} has no document of a consent")
-        path = self._storage.bring(self._storage.consent_folder(dataset_id) / document.sha256)
+        path = self._storage.fetch(self._storage.consent_folder(dataset_id) / document.sha256)
         if not path.is_file():
             raise Gone(f"the document of the consent to {dataset_id} is no longer stored")
         return document, path
@@ -121,7 +121,7 @@ def inherit_consent(session: Session, storage: Storage, origin_id: str, dataset:
     origin = session.exec(select(Dataset).where(col(Dataset.id) == origin_id)).one()
     dataset.consent, dataset.consent_bytes = origin.consent, origin.consent_bytes
     if origin.consent is not None and (document := Consent.model_validate(origin.consent).document) is not None:
-        source = storage.bring(storage.consent_folder(origin_id) / document.sha256)
+        source = storage.fetch(storage.consent_folder(origin_id) / document.sha256)
         storage.keep_consent(dataset.id, source, document.sha256)
 
 

@@ -173,11 +173,13 @@ class Ingestion(OwnerTurns):
     def _postpone(self, dataset_id: str, error: Exception) -> None:
         """Try again later; the dataset has the reason."""
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        waits = f"the recordings wait for the server's disk: {reason}"
+        if isinstance(error, StorageAway):
+            waits = f"the recordings wait: {reason}"
         logger.warning("ingestion of a dataset is repeated later", dataset_id=dataset_id, reason=reason)
         self._retry_at[dataset_id] = time.monotonic() + RETRY_SECONDS
-        place = "object storage" if isinstance(error, StorageAway) else "disk"
         with write_session(self._engine) as session:  # no change if it was deleted meanwhile
-            self._change(session, dataset_id, {"reason": f"the recordings wait for the server's {place}: {reason}"})
+            self._change(session, dataset_id, {"reason": waits})
 
     def _change(self, session: Session, dataset_id: str, values: dict[str, object]) -> bool:
         """Change a dataset that is being ingested; False if it is not any more."""

@@ -255,7 +255,7 @@ class RemoteJobs:
     def append_log(self, held: HeldJob, offset: int, text: str) -> None:
         """Append lines to the job's log; those of a stale worker too. LeaseLost for a job that was deleted."""
         self._log.append(
-            self._storage.bring(self._storage.job_log(held.lease.job_id)), self._attempt_folder(held), offset, text
+            self._storage.fetch(self._storage.job_log(held.lease.job_id)), self._attempt_folder(held), offset, text
         )
 
     def finish(self, held: HeldJob, report: OutcomeReport) -> JobStatus:

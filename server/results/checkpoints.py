@@ -71,7 +71,7 @@ class StoredCheckpoints:
     def latest(self) -> StoredRun | None:
         """Checkpoints of the newest attempt that has any. Raises IncompatibleCheckpoint for a damaged manifest."""
         for token, folder in reversed(self._storage.checkpoint_folders(self._job_id).items()):
-            if entries := read_entries(self._storage.bring_folder(folder)):
+            if entries := read_entries(self._storage.fetch_folder(folder)):
                 return StoredRun(token, folder, entries)
         return None
 
@@ -94,7 +94,7 @@ class StoredCheckpoints:
 
         `others`: files beside it, by the names in `OTHERS`. Raises as `upload`.
         """
-        folder = self._storage.bring_folder(self._storage.checkpoints(self._job_id, token))
+        folder = self._storage.fetch_folder(self._storage.checkpoints(self._job_id, token))
         stored = read_entries(folder)
         if newest in stored:
             return None

@@ -37,16 +37,16 @@ class KeptFiles:
         if self.tier is not None:
             self.tier.forget_but(folder, {path.name for path in folder.iterdir()})
 
-    def bring(self, path: Path) -> Path:
+    def fetch(self, path: Path) -> Path:
         """A file, to be read here; one that is nowhere stays missing. StorageAway, OSError."""
         if self.tier is not None:
-            self.tier.bring(path)
+            self.tier.fetch(path)
         return path
 
-    def bring_folder(self, folder: Path) -> Path:
+    def fetch_folder(self, folder: Path) -> Path:
         """A folder of files that are kept together, to be read here. StorageAway, OSError."""
         if self.tier is not None:
-            self.tier.bring_folder(folder)
+            self.tier.fetch_folder(folder)
         return folder
 
     def readable(self, path: str) -> Path | BlobFile:
@@ -58,7 +58,7 @@ class KeptFiles:
         return found
 
     def signed_url(self, path: str, name: str, seconds: int) -> str | None:
-        """An address from which whoever has it may get a file of this name; None where the store has none. StorageAway.
+        """An address that gives a file of this name without a token; None where the store has none. StorageAway.
 
         It is for files that were kept with their name: browsers would save others under their sha256.
         """

@@ -170,7 +170,7 @@ class Storage(KeptFiles):
 
     def recordings(self, dataset_id: str) -> Path:
         """`dataset_folder` with all of its files, to be read here. StorageAway, OSError."""
-        return self.bring_folder(self.dataset_folder(dataset_id))
+        return self.fetch_folder(self.dataset_folder(dataset_id))
 
     def fetched_folder(self, dataset_id: str) -> Path:
         """Folder of the downloads that a dataset is made of; see `server.fetching`."""
@@ -262,7 +262,7 @@ class Storage(KeptFiles):
 
     def start_files(self, job_id: str) -> tuple[Path | None, Path | None]:
         """Generator and discriminator in a job's `start_folder`; None where it has none."""
-        folder = self.bring_folder(self.start_folder(job_id))
+        folder = self.fetch_folder(self.start_folder(job_id))
         generator, discriminator = (folder / f"{role}.pth" for role in BASE_ROLES)
         return generator if generator.is_file() else None, discriminator if discriminator.is_file() else None
 
@@ -274,7 +274,7 @@ class Storage(KeptFiles):
         folder = self.start_folder(job_id)
         folder.mkdir(parents=True)
         for role, source in files.items():
-            link_or_copy(self.bring(source), folder / f"{role}.pth")
+            link_or_copy(self.fetch(source), folder / f"{role}.pth")
         write_atomically(folder / ORIGIN_FILE, origin.encode())
 
     def copy_start(self, job_id: str, new_job_id: str) -> None:

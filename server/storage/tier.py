@@ -1,6 +1,6 @@
 """The store behind a data folder (`RVC_TRAIN_STORAGE_URL`): what is kept lies in both, and the copy here may go.
 
-A file is put there when it has its place here, before the row that names it. What is read comes back first, by `bring`.
+A file is put there when it has its place here, before the row that names it. What is read comes back first, by `fetch`.
 In the folder of a unit whose files are not here lies the file `.away`. A job's log is sent in segments as it grows:
 
     jobs/<job id>/log/<offset of its first byte>
@@ -79,24 +79,24 @@ class Tier:
             if unit_of(key) is not None:
                 self.blobs.put(key, path, sha256 or sha256_of(path), disposition)
 
-    def bring(self, path: Path) -> None:
+    def fetch(self, path: Path) -> None:
         """Have a file here, and mark it as used; one that is nowhere stays missing. StorageAway, OSError."""
         if path.name == _LOG:
-            self._bring_log(path)
+            self._fetch_log(path)
         else:
-            self._bring_file(path)
+            self._fetch_file(path)
         _mark_as_used(path)
 
-    def bring_folder(self, folder: Path) -> None:
+    def fetch_folder(self, folder: Path) -> None:
         """Have all files of a unit's folder here, and mark them as used. StorageAway, OSError."""
         if (folder / AWAY).exists():
             for blob in self.blobs.list(self.key_of(folder)):
-                self._bring_file(self.root / blob.key)
+                self._fetch_file(self.root / blob.key)
             (folder / AWAY).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             _mark_as_used(next(folder.iterdir()))
 
-    def _bring_file(self, path: Path) -> None:
+    def _fetch_file(self, path: Path) -> None:
         if path.exists():
             return
         with self._temporary() as temporary:
@@ -189,19 +189,19 @@ class Tier:
         found = [(int(PurePosixPath(blob.key).name), blob.size) for blob in self.blobs.list(f"jobs/{job_id}/log")]
         return sorted((start, start + size) for start, size in found)
 
-    def _bring_log(self, log: Path) -> None:
+    def _fetch_log(self, log: Path) -> None:
         if log.exists():
             return
         with self._lock, self._temporary() as whole:
             try:
-                self._fetch_log(log.parent.name, whole)
+                self._write_log(log.parent.name, whole)
             except FileNotFoundError:
                 return
             if not log.exists():
                 log.parent.mkdir(parents=True, exist_ok=True)
                 replace(whole, log)
 
-    def _fetch_log(self, job_id: str, target: Path) -> None:
+    def _write_log(self, job_id: str, target: Path) -> None:
         segments = self._segments(job_id)
         if not segments:
             raise FileNotFoundError(f"{self.blobs.address} has no log of the job {job_id}")
@@ -225,10 +225,10 @@ class Tier:
                     yield blob.key
         yield from sorted(logs)
 
-    def fetch(self, key: str, target: Path) -> None:
+    def copy_out(self, key: str, target: Path) -> None:
         """Write the file of one of `all_keys`. FileNotFoundError, DamagedBlob, StorageAway, OSError."""
         if key.endswith(f"/{_LOG}"):
-            self._fetch_log(key.split("/")[1], target)
+            self._write_log(key.split("/")[1], target)
         else:
             self.blobs.fetch(key, target)
 

@@ -153,7 +153,7 @@ class _Bundle:
 
     def _stored(self, name: str, path: str, size: int, sha256: str) -> BundledFile:
         if name not in self._added:
-            source = self._storage.bring(self._storage.resolve(path))
+            source = self._storage.fetch(self._storage.resolve(path))
             if not source.is_file():
                 raise Gone(f"the file {name!r} is no longer stored")
             self._zip.add_path(source, name)

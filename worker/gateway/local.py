@@ -285,7 +285,7 @@ class LocalJobLease(JobLease):
     @unavailable_for_now()
     def open_log(self) -> LogSink:
         try:
-            log = self.storage.bring(self.storage.job_log(self.job_id))
+            log = self.storage.fetch(self.storage.job_log(self.job_id))
             return log.open("a", encoding="utf-8", errors="replace", buffering=1)
         except FileNotFoundError as error:
             raise LeaseLost(f"the job {self.job_id} was deleted") from error

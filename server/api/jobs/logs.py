@@ -54,7 +54,7 @@ def get_logs(
     if tail is not None and offset is not None:
         raise Refused("use either tail or offset, not both", parameter="tail")
     status = context.job_queries.status(job_id)
-    path = context.storage.bring(context.storage.job_log(job_id))
+    path = context.storage.fetch(context.storage.job_log(job_id))
     size = log_size(path)
     if follow or wants_stream(request):
         resumed = last_event_id(request)

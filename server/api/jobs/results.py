@@ -33,7 +33,7 @@ SIGNED_SECONDS = 300
 _CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Range")
 _ELSEWHERE: dict[str, Any] = {
     "description": "The file is in object storage, for some minutes at this address (`RVC_TRAIN_PRESIGNED_DOWNLOADS`)",
-    "headers": {"Location": {"description": "URL of the file.", "required": True, "schema": {"type": "string"}}},
+    "headers": {"Location": {"description": "URL of the file", "required": True, "schema": {"type": "string"}}},
 }
 _METRIC_CURSORS: Cursors[str] = Cursors("metrics", str)
 _CURSORS: Cursors[str] = Cursors("artifacts", str)
@@ -124,7 +124,7 @@ def get_zip(
         artifacts = [context.job_queries.artifact(job_id, name) for name in dict.fromkeys(names)]
     if not artifacts:
         raise NotFound(f"the job {job_id} has no files yet")
-    files = [(context.storage.bring(context.storage.resolve(each.path)), each.name) for each in artifacts]
+    files = [(context.storage.fetch(context.storage.resolve(each.path)), each.name) for each in artifacts]
     for path, name in files:
         if not path.is_file():
             raise Gone(f"the file {name!r} is no longer stored")
@@ -176,7 +176,7 @@ def get_artifact(job_id: str, name: str, request: Request, context: Context) -> 
 def _redirect(request: Request, context: AppContext, artifact: Artifact) -> Response | None:
     """A redirect to the file in the store; None where this server sends it.
 
-    Such an address is for GET alone, and the store knows neither this server's ETag nor conditions on it.
+    Such an address is for GET alone, and the store has neither this server's ETag nor conditions on it.
     """
     is_plain = IS_HEAD not in request.scope and not any(name in request.headers for name in _CONDITIONS)
     if not context.settings.presigned_downloads or not is_plain:
