@@ -52,7 +52,7 @@ class Work:
     answers: list[float] = field(default_factory=list)
     """Seconds of all other requests."""
     leases: Counter[str] = field(default_factory=Counter)
-    """How often each lease was given, which may be once."""
+    """Number of times that each lease was given, which may be 1."""
     num_lost: int = 0
     """Leases that ran out, because the server answered heartbeats too late."""
     num_reports: int = 0
@@ -141,7 +141,7 @@ def _report(number: int) -> str:
 
 
 async def measure(server: ServerProcess, num_workers: int, pace: Pace, seconds: float) -> tuple[Work, float]:
-    """What the workers saw while all were busy, and the share of a core that the server took."""
+    """Delays of the workers while all were busy, and the share of a core that the server took."""
     work = Work()
     workers = [ScriptedWorker(server.url, number, pace, work) for number in range(num_workers)]
     async with asyncio.TaskGroup() as group:
