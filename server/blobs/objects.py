@@ -107,7 +107,8 @@ class ObjectBlobs(BlobStore):
 
     def url(self, key: str, seconds: int) -> str | None:
         with self._answers(key):
-            return self._obstore.sign(cast("Any", self._store), "GET", key, timedelta(seconds=seconds))
+            address: str = self._obstore.sign(cast("Any", self._store), "GET", key, timedelta(seconds=seconds))
+            return address
 
     def fetch(self, key: str, target: Path) -> None:
         found = self.find(key)
