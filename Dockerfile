@@ -17,7 +17,7 @@ COPY pyproject.toml constraints.txt ./
 # The dependencies without our code, so that a change of ours alone makes a small layer.
 FROM build AS server-packages
 RUN mkdir samples && touch README.md LICENSE NOTICE rvc_training_pipeline.py \
-    && pip --python /opt/rvc-train/bin/python install '.[server,postgres]' \
+    && pip --python /opt/rvc-train/bin/python install '.[server,postgres,storage]' \
     && pip --python /opt/rvc-train/bin/python uninstall --yes rvc-train \
     && python -P -m compileall -q -j 0 /opt/rvc-train/lib
 
@@ -64,7 +64,7 @@ CMD ["python", "-P", "-m", "server"]
 FROM build AS worker-packages
 ARG TORCH_INDEX=https://pypi.org/simple
 RUN mkdir samples && touch README.md LICENSE NOTICE rvc_training_pipeline.py \
-    && pip --python /opt/rvc-train/bin/python install --extra-index-url "$TORCH_INDEX" '.[all,postgres]' \
+    && pip --python /opt/rvc-train/bin/python install --extra-index-url "$TORCH_INDEX" '.[all,postgres,storage]' \
     && pip --python /opt/rvc-train/bin/python uninstall --yes rvc-train \
     # Parts of torch that only a compiler or torch's own tests use.
     && for part in test include 'bin/test_*'; do rm -rf /opt/rvc-train/lib/python3*/site-packages/torch/$part; done \

@@ -32,7 +32,7 @@ from server.errors import Refused, ServerError
 from server.job_store.queries import JobQueries
 from server.jobs.service import JobService
 from server.settings import ServerSettings
-from server.storage.instances import Pairing, adopt, check_pairing, inspect_pairing
+from server.storage.instances import Pairing, adopt, check_pairing, check_store, inspect_pairing
 from server.storage.local import Storage
 from server.storage.orphans import Orphans
 from server.storage.permissions import UMASK
@@ -313,6 +313,7 @@ def _opened(*, may_migrate: bool = False) -> Iterator[tuple[ServerSettings, sa.E
                 err=True,
             )
             raise typer.Exit(1)
+        check_store(Storage(settings.data_folder, open_blobs(settings.storage_url)))
         check_pairing(settings.data_folder, settings.url)
         engine = create_engine(settings.url)
         before = current_principal.set(LOCAL_ADMINISTRATOR)

@@ -44,7 +44,8 @@ from server.datasets import landlock
 from server.datasets.sandbox import SHOW_CONFINEMENT
 from server.errors import SettingsRefused
 from server.settings import GIB, ServerSettings
-from server.storage.instances import inspect_pairing
+from server.storage.instance_files import INSTANCE_FILE, read_instance_id
+from server.storage.instances import check_store, inspect_pairing
 from server.storage.local import Storage
 from server.storage.orphans import Orphans
 from server.storage.sizes import size_of
@@ -77,6 +78,7 @@ def run_checks(settings: ServerSettings) -> Iterator[Finding]:
         _disk,
         _database,
         _instance,
+        _storage,
         _clock,
         _exposure,
         _sandbox,
@@ -254,6 +256,22 @@ def _orphans(settings: ServerSettings, engine: sa.Engine) -> Iterator[Finding]:
             f"{len(trashed)} items in {storage.root / TRASH} ({size_of(storage.root / TRASH) / 1e6:.1f} MB), deleted "
             f"{settings.trash_days:g} days after it was moved there; move back what you need",
         )
+
+
+def _storage(settings: ServerSettings) -> Iterator[Finding]:
+    """Check that the store behind the data folder answers, and that it is this installation's."""
+    storage = Storage(settings.data_folder, open_blobs(settings.storage_url))
+    check_store(storage)
+    if storage.tier is None:
+        return
+    address, found = storage.tier.blobs.address, storage.tier.instance()
+    own = read_instance_id(storage.root / INSTANCE_FILE)
+    if found is None or own is None:
+        yield Finding("storage", "note", f"{address} answers, and has no id yet; the server's first start sets it")
+    elif found.id == own:
+        yield Finding("storage", "ok", f"{address} answers, and belongs to {own}")
+    else:
+        yield Finding("storage", "fault", f"{address} belongs to {found.id}, and the data folder to {own}")
 
 
 def _clock(settings: ServerSettings) -> Iterator[Finding]:

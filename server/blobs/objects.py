@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from rvc_engine.installation import install_command
 from server.blobs.interface import Blob, BlobStore, DamagedBlob
 from server.errors import SettingsRefused, StorageAway
 from server.transient_errors import first_line
@@ -36,8 +37,8 @@ class ObjectBlobs(BlobStore):
             from obstore.store import from_url
         except ImportError as error:
             raise SettingsRefused(
-                "RVC_TRAIN_STORAGE_URL names object storage, for which the extra `storage` is missing; install it: "
-                "pip install 'rvc-train[storage]'"
+                "RVC_TRAIN_STORAGE_URL names object storage, for which a package is missing; install it with: "
+                f"{install_command('storage')}"
             ) from error
         self._obstore, self.address = obstore, url.rstrip("/")
         is_plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
@@ -55,10 +56,13 @@ class ObjectBlobs(BlobStore):
         if not source.is_file():
             raise FileNotFoundError(f"{source} was deleted")
         attributes = {_SUM: sha256} | ({} if disposition is None else {_DISPOSITION: disposition})
-        with self._answers(key):
-            self._obstore.put(
-                self._store, key, source, attributes=attributes, chunk_size=_CHUNK, max_concurrency=_NUM_AT_ONCE
-            )
+        try:
+            with self._answers(key):
+                self._obstore.put(
+                    self._store, key, source, attributes=attributes, chunk_size=_CHUNK, max_concurrency=_NUM_AT_ONCE
+                )
+        except FileNotFoundError as error:  # not of the source, which is there
+            raise StorageAway(f"{self.address} takes no files: {first_line(error.__cause__ or error)}") from error
 
     def find(self, key: str) -> Blob | None:
         try:
@@ -107,7 +111,8 @@ class ObjectBlobs(BlobStore):
 
     def url(self, key: str, seconds: int) -> str | None:
         with self._answers(key):
-            return self._obstore.sign(cast("Any", self._store), "GET", key, timedelta(seconds=seconds))
+            address: str = self._obstore.sign(cast("Any", self._store), "GET", key, timedelta(seconds=seconds))
+            return address
 
     def fetch(self, key: str, target: Path) -> None:
         found = self.find(key)

@@ -97,7 +97,10 @@ class Ingestion(OwnerTurns):
             else:
                 result = IngestResult(twin.num_files, twin.stored_bytes or twin.size, twin.notes)
             self._storage.commit_folder(folder, self._storage.dataset_folder(dataset.id))
-        self._storage.keep(self._storage.dataset_folder(dataset.id))
+        if twin is None:
+            self._storage.keep(self._storage.dataset_folder(dataset.id))
+        else:
+            self._storage.keep_copy(self._storage.dataset_folder(twin.id), self._storage.dataset_folder(dataset.id))
         with write_session(self._engine) as session:
             if upload_id is not None:
                 change_upload(session, upload_id, (UploadState.ADMITTING,), state=UploadState.ADMITTED)

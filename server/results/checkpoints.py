@@ -122,8 +122,9 @@ class StoredCheckpoints:
         folder.mkdir(parents=True)
         for entry in run.entries:
             link_or_copy_verified(run.folder / entry.file, folder / entry.file, entry)
+            self._storage.keep_copy(run.folder / entry.file, folder / entry.file)
         write_entries(folder, run.entries)
-        self._storage.keep(folder)
+        self._storage.keep(manifest_in(folder))
         return run.newest
 
 

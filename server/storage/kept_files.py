@@ -32,6 +32,11 @@ class KeptFiles:
         if self.tier is not None:
             self.tier.keep(source, place or source, sha256, name)
 
+    def keep_copy(self, of: Path, place: Path) -> None:
+        """As `keep`, where `place` has the same files as `of`, which are kept already. StorageAway, OSError."""
+        if self.tier is not None:
+            self.tier.keep_copy(of, place)
+
     def keep_only(self, folder: Path) -> None:
         """Delete from the store what a folder has no longer. StorageAway, OSError."""
         if self.tier is not None:

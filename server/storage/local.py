@@ -276,6 +276,7 @@ class Storage(KeptFiles):
         for role, source in files.items():
             link_or_copy(self.fetch(source), folder / f"{role}.pth")
         write_atomically(folder / ORIGIN_FILE, origin.encode())
+        self.keep(folder)
 
     def copy_start(self, job_id: str, new_job_id: str) -> None:
         """Have a new job start from the same files as an old one, as far as it has some."""

@@ -79,6 +79,15 @@ class Tier:
             if unit_of(key) is not None:
                 self.blobs.put(key, path, sha256 or sha256_of(path), disposition)
 
+    def keep_copy(self, of: Path, place: Path) -> None:
+        """As `keep`, of a file or folder that is the same as another one, which the store has already."""
+        for path in _files_below(place):
+            source = of if path == place else of / path.relative_to(place)
+            try:
+                self.blobs.copy(self.key_of(source), self.key_of(path))
+            except FileNotFoundError:
+                self.keep(path, path)
+
     def fetch(self, path: Path) -> None:
         """Have a file here, and mark it as used; one that is nowhere stays missing. StorageAway, OSError."""
         if path.name == _LOG:
