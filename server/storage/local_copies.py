@@ -5,8 +5,8 @@ What a job that has not ended needs stays, and so does what was used within an h
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -84,35 +84,34 @@ def _copies(tier: Tier) -> dict[str, _Copy]:
         key = tier.key_of(path)
         unit = unit_of(key)
         if unit is not None:
-            with _deleted_meanwhile():
+            with suppress(OSError):  # deleted meanwhile
                 found[key if is_by_name(unit) else unit].add(path)
     return found
-
-
-@contextmanager
-def _deleted_meanwhile() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        logger.debug("not deleted here", reason=str(error))
 
 
 def _delete(tier: Tier, place: str, copy: _Copy) -> bool:
     """Delete a copy of which the store has each byte; False, with nothing changed, otherwise."""
     if not all(tier.has(path) for path in copy.files):
         return False
-    with _deleted_meanwhile():
+    try:
         if copy.files == [tier.root / place]:
             copy.files[0].unlink()
-            return True
-        folder = tier.root / "incoming" / uuid6.uuid7().hex
-        empty, old = folder / "empty", folder / "old"
-        try:
-            empty.mkdir(parents=True)
-            (empty / AWAY).touch()
-            rename(tier.root / place, old)  # at once, so that a reader sees all files or the mark
-            rename(empty, tier.root / place)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return True
-    return False
+        else:
+            _put_mark(tier, place)
+    except OSError as error:
+        logger.debug("not deleted here", reason=str(error))
+        return False
+    return True
+
+
+def _put_mark(tier: Tier, place: str) -> None:
+    """Replace a folder of copies by the mark at once, so that a reader sees all files or the mark."""
+    folder = tier.root / "incoming" / uuid6.uuid7().hex
+    empty, old = folder / "empty", folder / "old"
+    try:
+        empty.mkdir(parents=True)
+        (empty / AWAY).touch()
+        rename(tier.root / place, old)
+        rename(empty, tier.root / place)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
