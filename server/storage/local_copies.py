@@ -111,7 +111,11 @@ def _delete(tier: Tier, place: str, copy: _Copy) -> bool:
             empty.mkdir(parents=True)
             (empty / AWAY).touch()
             rename(tier.root / place, old)  # at once, so that a reader sees all files or the mark
-            rename(empty, tier.root / place)
+            try:
+                rename(empty, tier.root / place)
+            except OSError:
+                rename(old, tier.root / place)
+                raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return True
