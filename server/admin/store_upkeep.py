@@ -22,7 +22,7 @@ from server.settings import ServerSettings
 from server.storage.instance_files import INSTANCE_FILE, read_instance_id
 from server.storage.local import Storage
 from server.storage.local_copies import LocalCopies
-from server.storage.tier import Tier
+from server.storage.tier import MOVING_FILE, Tier
 
 SECONDS = 60.0
 _RUNS_PER_SCAN = 10
@@ -67,12 +67,15 @@ def move_storage(storage: Storage, target: BlobStore) -> MoveResult:
     instance_id = read_instance_id(mark)
     if instance_id is None:
         raise Refused(f"no server has used the data folder {storage.root} yet; there is nothing to move")
-    found = to.instance()
-    if (found is not None and found.id != instance_id) or (found is None and any(True for _ in target.list(""))):
+    found = to.instance() or to.instance(MOVING_FILE)
+    is_other = next(target.list(""), None) is not None if found is None else found.id != instance_id
+    if is_other:
         raise Refused(f"{target.address} is another installation's, or has other files; name an empty prefix")
     if found is None:
-        target.put(INSTANCE_FILE, mark, sha256_of(mark))
+        target.put(MOVING_FILE, mark, sha256_of(mark))
     counted = Counter(_copied(storage, to))
+    target.put(INSTANCE_FILE, mark, sha256_of(mark))  # no server starts on it before
+    target.delete(MOVING_FILE)
     return MoveResult(counted[False], counted[True])
 
 

@@ -9,7 +9,7 @@ and storage share a disk; copies are hashed on the way.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,16 +102,24 @@ class StoredCheckpoints:
         link_or_copy_verified(source, folder / newest.file, newest)
         for name, path in others.items():
             link_or_copy_verified(path, folder / name)
-        write_entries(folder, [*(old for old in stored if old.file != newest.file), newest][-KEPT_CHECKPOINTS:])
-        self._keep(folder, [newest.file, *others])
+        entries = [*(old for old in stored if old.file != newest.file), newest][-KEPT_CHECKPOINTS:]
+        self._keep(folder, [newest.file, *others], entries)
+        write_entries(folder, entries)
+        self._storage.keep_only(folder)
         self._storage.delete_checkpoints(self._job_id, before=token)
         return newest
 
-    def _keep(self, folder: Path, names: Iterable[str]) -> None:
-        """Have new files of a folder in the store, and its manifest after them; those that it no longer names go."""
-        for path in (*(folder / name for name in names), manifest_in(folder)):
-            self._storage.keep(path)
-        self._storage.keep_only(folder)
+    def _keep(self, folder: Path, names: Iterable[str], entries: Sequence[CheckpointEntry]) -> None:
+        """Have new files of a folder in the store, and then the manifest that names them.
+
+        It is there before it is here: a try that is cut off is repeated as long as the one here does not name them.
+        """
+        for name in names:
+            self._storage.keep(folder / name)
+        if self._storage.tier is not None:
+            with self._storage.incoming_folder() as temporary:
+                write_entries(temporary, entries)
+                self._storage.keep(manifest_in(temporary), manifest_in(folder))
 
     def copy_to(self, job_id: str) -> CheckpointEntry | None:
         """Copy the newest checkpoints to a new job, which starts from them; returns the newest, None without any."""

@@ -32,6 +32,7 @@ from server.database.tables import Instance, new_id
 from server.errors import Refused, SettingsRefused
 from server.storage.instance_files import INSTANCE_FILE, read_instance_id, read_mark, write_instance_id
 from server.storage.local import Storage
+from server.storage.tier import MOVING_FILE
 from server.storage.trash import Trash
 
 _PENDING = "instance.json.new"
@@ -197,6 +198,12 @@ def prepare_folder(storage: Storage) -> None:
     check_store(storage)
 
 
+def has_store(storage: Storage) -> bool:
+    """Whether the data folder's server has put the store of the settings behind it."""
+    mark = read_mark(storage.root / INSTANCE_FILE)
+    return storage.tier is not None and mark is not None and mark.storage == storage.tier.blobs.address
+
+
 def check_store(storage: Storage) -> None:
     """Raise SettingsRefused for a data folder whose files lie in another store than the one of the settings."""
     mark = read_mark(storage.root / INSTANCE_FILE)
@@ -228,6 +235,8 @@ def _join_store(storage: Storage, instance_id: str, *, is_adopted: bool = False)
     if storage.tier is None:
         return
     address, found = storage.tier.blobs.address, storage.tier.instance()
+    if found is None and storage.tier.instance(MOVING_FILE) is not None:
+        raise SettingsRefused(f"a move to {address} has not ended; call `rvc-train admin storage move` again")
     if found is None and not is_adopted and next(storage.tier.blobs.list(""), None) is not None:
         raise SettingsRefused(
             f"{address} has files already, and none of them is an installation's; name an empty prefix in "
@@ -239,7 +248,8 @@ def _join_store(storage: Storage, instance_id: str, *, is_adopted: bool = False)
             "RVC_TRAIN_STORAGE_URL"
         )
     mark = storage.root / INSTANCE_FILE
-    write_instance_id(mark, instance_id, address)
+    if not has_store(storage):
+        write_instance_id(mark, instance_id, address)
     if found is None or found.id != instance_id:
         storage.tier.blobs.put(INSTANCE_FILE, mark, sha256_of(mark))
 

@@ -38,7 +38,7 @@ class KeptFiles:
             self.tier.keep_copy(of, place)
 
     def keep_only(self, folder: Path) -> None:
-        """Delete from the store what a folder has no longer. StorageAway, OSError."""
+        """Delete from the store what a folder has no longer."""
         if self.tier is not None:
             self.tier.forget_but(folder, {path.name for path in folder.iterdir()})
 

@@ -112,6 +112,10 @@ def _put_mark(tier: Tier, place: str) -> None:
         empty.mkdir(parents=True)
         (empty / AWAY).touch()
         rename(tier.root / place, old)
-        rename(empty, tier.root / place)
+        try:
+            rename(empty, tier.root / place)
+        except OSError:
+            rename(old, tier.root / place)
+            raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

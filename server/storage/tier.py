@@ -13,7 +13,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import structlog
@@ -22,16 +23,19 @@ import uuid6
 from rvc_engine.environment.files import replace
 from rvc_engine.workspace.checksum import sha256_of
 from server.blobs.dispositions import content_disposition
-from server.blobs.interface import BlobStore
-from server.errors import StorageAway
+from server.blobs.interface import BlobStore, DamagedBlob
 from server.storage.instance_files import INSTANCE_FILE, InstanceMark, read_mark
 
 logger = structlog.get_logger(__name__)
 
 AWAY = ".away"
+MOVING_FILE = "moving.json"
+"""Blob of a store to which a move has begun and not ended, in place of `instance.json`."""
 KEPT = ("datasets", "consents", "base-weights", "jobs")
 """Folders of the data folder with files that are kept."""
+NUM_AT_ONCE = 4
 _LOG = "job.log"
+_SEGMENT = 32 << 20
 
 
 _UNIT = re.compile(
@@ -74,22 +78,28 @@ class Tier:
         `name`: of the file for its users.
         """
         disposition = None if name is None else content_disposition(name)
-        for path in _files_below(source):
+
+        def put(path: Path) -> None:
             key = self.key_of(place if path == source else place / path.relative_to(source))
             if unit_of(key) is not None:
                 self.blobs.put(key, path, sha256 or sha256_of(path), disposition)
 
+        _for_each(put, _files_below(source))
+
     def keep_copy(self, of: Path, place: Path) -> None:
         """As `keep`, of a file or folder that is the same as another one, which the store has already."""
-        for path in _files_below(place):
+
+        def copy(path: Path) -> None:
             source = of if path == place else of / path.relative_to(place)
             try:
                 self.blobs.copy(self.key_of(source), self.key_of(path))
             except FileNotFoundError:
                 self.keep(path, path)
 
+        _for_each(copy, _files_below(place))
+
     def fetch(self, path: Path) -> None:
-        """Have a file here, and mark it as used; one that is nowhere stays missing. StorageAway, OSError."""
+        """Have a file here, and mark it as used; one that is nowhere or damaged stays missing. StorageAway, OSError."""
         if path.name == _LOG:
             self._fetch_log(path)
         else:
@@ -99,8 +109,7 @@ class Tier:
     def fetch_folder(self, folder: Path) -> None:
         """Have all files of a unit's folder here, and mark them as used. StorageAway, OSError."""
         if (folder / AWAY).exists():
-            for blob in self.blobs.list(self.key_of(folder)):
-                self._fetch_file(self.root / blob.key)
+            _for_each(self._fetch_file, (self.root / blob.key for blob in self.blobs.list(self.key_of(folder))))
             (folder / AWAY).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             _mark_as_used(next(folder.iterdir()))
@@ -112,6 +121,9 @@ class Tier:
             try:
                 self.blobs.fetch(self.key_of(path), temporary)
             except FileNotFoundError:
+                return
+            except DamagedBlob as error:
+                logger.error("a file in the store is damaged, and counts as missing", reason=str(error))
                 return
             path.parent.mkdir(parents=True, exist_ok=True)
             replace(temporary, path)
@@ -143,23 +155,24 @@ class Tier:
 
     def forget(self, path: Path) -> None:
         """Delete a file or a folder from the store; while that is away, it is left to the search for orphans."""
-        key = self.key_of(path)
-        try:
-            self.blobs.delete(key)
-        except StorageAway as error:
-            logger.warning("not deleted from the object storage yet", key=key, reason=str(error))
+        with _left_to_the_search(path):
+            self.blobs.delete(self.key_of(path))
 
     def forget_but(self, folder: Path, names: Collection[str]) -> None:
-        """Delete what else the store has of a folder than files of these names."""
-        for blob in list(self.blobs.list(self.key_of(folder))):
-            if PurePosixPath(blob.key).name not in names:
-                self.blobs.delete(blob.key)
+        """As `forget`, of what else the store has of a folder than files of these names."""
+        with _left_to_the_search(folder):
+            for blob in list(self.blobs.list(self.key_of(folder))):
+                if PurePosixPath(blob.key).name not in names:
+                    self.blobs.delete(blob.key)
 
-    def instance(self) -> InstanceMark | None:
-        """The installation that the store belongs to. SettingsRefused, StorageAway."""
+    def instance(self, key: str = INSTANCE_FILE) -> InstanceMark | None:
+        """The installation that the store belongs to. SettingsRefused, StorageAway.
+
+        `key`: `MOVING_FILE` for the one whose files are being moved there.
+        """
         with self._temporary() as temporary:
             try:
-                self.blobs.fetch(INSTANCE_FILE, temporary)
+                self.blobs.fetch(key, temporary)
             except FileNotFoundError:
                 return None
             return read_mark(temporary)
@@ -174,17 +187,16 @@ class Tier:
             if sent is None:
                 sent = max((end for _, end in self._segments(job_id)), default=0)
             try:
-                size = log.stat().st_size
-                if size > sent:
-                    with self._temporary() as segment:
-                        with log.open("rb") as read:
-                            read.seek(sent)
-                            segment.write_bytes(read.read(size - sent))
+                with log.open("rb") as read, self._temporary() as segment:
+                    read.seek(sent)
+                    while data := read.read(_SEGMENT):
+                        segment.write_bytes(data)
                         self.blobs.put(f"jobs/{job_id}/log/{sent:016d}", segment, sha256_of(segment))
+                        sent += len(data)
             except FileNotFoundError:
                 self._log_ends.pop(job_id, None)
                 return
-            self._log_ends[job_id] = max(size, sent)
+            self._log_ends[job_id] = sent
 
     def send_logs(self, running: Collection[str]) -> None:
         """Send the logs of the jobs that run, and of those that have ended since the last call."""
@@ -268,6 +280,30 @@ class Tier:
                 (self.root / unit).mkdir(parents=True)
                 if unit == unit_of(key) and not is_by_name(unit):
                     (self.root / unit / AWAY).touch()
+
+
+def _for_each(act: Callable[[Path], None], paths: Iterable[Path]) -> None:
+    """Act on some files at once: each waits for the network. Raises the first error."""
+    found = list(paths)
+    if len(found) < 2:
+        for path in found:
+            act(path)
+        return
+    with ThreadPoolExecutor(NUM_AT_ONCE, "store") as threads:
+        try:
+            for done in [threads.submit(act, path) for path in found]:
+                done.result()
+        except BaseException:
+            threads.shutdown(cancel_futures=True)  # not the others' timeouts too
+            raise
+
+
+@contextlib.contextmanager
+def _left_to_the_search(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        logger.warning("not deleted from the store yet", path=str(path), reason=str(error))
 
 
 def _mark_as_used(path: Path) -> None:

@@ -31,7 +31,7 @@ from server.jobs.recording import record_batch
 from server.jobs.service import JobService
 from server.results.checkpoints import CorruptCheckpoint, StoredCheckpoints
 from server.settings import database_url_of
-from server.storage.instances import check_store, inspect_pairing, is_joined
+from server.storage.instances import check_store, has_store, inspect_pairing, is_joined
 from server.storage.local import ORIGIN_FILE, Storage, StoredFile
 from server.storage.trash import Trash
 from server.transient_errors import first_line, is_database_unavailable
@@ -117,6 +117,11 @@ class LocalGateway(WorkerGateway):
         try:
             check_store(self._storage)
             found = inspect_pairing(self._settings.data_folder, self._url)
+            if found.is_joined and self._storage.tier is not None and not has_store(self._storage):
+                if self._num_waits == 0:
+                    logger.info("waiting for the server to begin with RVC_TRAIN_STORAGE_URL")
+                self._num_waits += 1
+                return None
             if found.is_joined:
                 migrate(self._engine)
                 threading.Thread(target=self._fold_wal, name="wal", daemon=True).start()
