@@ -3,10 +3,10 @@
 What a job that has not ended needs stays, and so does what was used within an hour: someone may be reading it.
 """
 
+import contextlib
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -84,39 +84,38 @@ def _copies(tier: Tier) -> dict[str, _Copy]:
         key = tier.key_of(path)
         unit = unit_of(key)
         if unit is not None:
-            with _deleted_meanwhile():
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 found[key if is_by_name(unit) else unit].add(path)
     return found
-
-
-@contextmanager
-def _deleted_meanwhile() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        logger.debug("not deleted here", reason=str(error))
 
 
 def _delete(tier: Tier, place: str, copy: _Copy) -> bool:
     """Delete a copy of which the store has each byte; False, with nothing changed, otherwise."""
     if not all(tier.has(path) for path in copy.files):
         return False
-    with _deleted_meanwhile():
+    try:
         if copy.files == [tier.root / place]:
             copy.files[0].unlink()
-            return True
-        folder = tier.root / "incoming" / uuid6.uuid7().hex
-        empty, old = folder / "empty", folder / "old"
+        else:
+            _replace_by_mark(tier.root, tier.root / place)
+    except OSError as error:  # deleted meanwhile, or on Windows in use
+        logger.debug("copy not deleted here", place=place, reason=str(error))
+        return False
+    return True
+
+
+def _replace_by_mark(root: Path, unit: Path) -> None:
+    """Have an empty folder with the mark in place of a unit's: a reader sees all of its files, or the mark."""
+    folder = root / "incoming" / uuid6.uuid7().hex
+    empty, old = folder / "empty", folder / "old"
+    try:
+        empty.mkdir(parents=True)
+        (empty / AWAY).touch()
+        rename(unit, old)
         try:
-            empty.mkdir(parents=True)
-            (empty / AWAY).touch()
-            rename(tier.root / place, old)  # at once, so that a reader sees all files or the mark
-            try:
-                rename(empty, tier.root / place)
-            except OSError:
-                rename(old, tier.root / place)
-                raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return True
-    return False
+            rename(empty, unit)
+        except OSError:
+            rename(old, unit)
+            raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
