@@ -21,6 +21,7 @@ from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import TERMINAL_STATUSES
 from server.database.engine import read_session
 from server.database.tables import Dataset, Job
+from server.errors import StorageAway
 from server.storage.local import Storage
 from server.storage.tier import AWAY, Tier, is_by_name, unit_of
 
@@ -91,13 +92,15 @@ def _copies(tier: Tier) -> dict[str, _Copy]:
 
 def _delete(tier: Tier, place: str, copy: _Copy) -> bool:
     """Delete a copy of which the store has each byte; False, with nothing changed, otherwise."""
-    if not all(tier.has(path) for path in copy.files):
-        return False
     try:
+        if not all(tier.has(path) for path in copy.files):
+            return False
         if copy.files == [tier.root / place]:
             copy.files[0].unlink()
         else:
             _replace_by_mark(tier.root, tier.root / place)
+    except StorageAway:
+        raise
     except OSError as error:  # deleted meanwhile, or on Windows in use
         logger.debug("copy not deleted here", place=place, reason=str(error))
         return False
