@@ -3,10 +3,10 @@
 What a job that has not ended needs stays, and so does what was used within an hour: someone may be reading it.
 """
 
+import contextlib
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import TERMINAL_STATUSES
 from server.database.engine import read_session
 from server.database.tables import Dataset, Job
+from server.errors import StorageAway
 from server.storage.local import Storage
 from server.storage.tier import AWAY, Tier, is_by_name, unit_of
 
@@ -84,38 +85,40 @@ def _copies(tier: Tier) -> dict[str, _Copy]:
         key = tier.key_of(path)
         unit = unit_of(key)
         if unit is not None:
-            with suppress(OSError):  # deleted meanwhile
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 found[key if is_by_name(unit) else unit].add(path)
     return found
 
 
 def _delete(tier: Tier, place: str, copy: _Copy) -> bool:
     """Delete a copy of which the store has each byte; False, with nothing changed, otherwise."""
-    if not all(tier.has(path) for path in copy.files):
-        return False
     try:
+        if not all(tier.has(path) for path in copy.files):
+            return False
         if copy.files == [tier.root / place]:
             copy.files[0].unlink()
         else:
-            _put_mark(tier, place)
-    except OSError as error:
-        logger.debug("not deleted here", reason=str(error))
+            _replace_by_mark(tier.root, tier.root / place)
+    except StorageAway:
+        raise
+    except OSError as error:  # deleted meanwhile, or on Windows in use
+        logger.debug("copy not deleted here", place=place, reason=str(error))
         return False
     return True
 
 
-def _put_mark(tier: Tier, place: str) -> None:
-    """Replace a folder of copies by the mark at once, so that a reader sees all files or the mark."""
-    folder = tier.root / "incoming" / uuid6.uuid7().hex
+def _replace_by_mark(root: Path, unit: Path) -> None:
+    """Have an empty folder with the mark in place of a unit's: a reader sees all of its files, or the mark."""
+    folder = root / "incoming" / uuid6.uuid7().hex
     empty, old = folder / "empty", folder / "old"
     try:
         empty.mkdir(parents=True)
         (empty / AWAY).touch()
-        rename(tier.root / place, old)
+        rename(unit, old)
         try:
-            rename(empty, tier.root / place)
+            rename(empty, unit)
         except OSError:
-            rename(old, tier.root / place)
+            rename(old, unit)
             raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -241,7 +241,7 @@ def test_while_the_store_is_away_datasets_wait_and_what_is_sent_at_once_gets_503
         lease = train(server, upload(http, content=SOUND + b"1"))
         store.rename(tmp_path / "away")
         bob = send(http, "bob.wav", SOUND)
-        wait_until(lambda: "object storage" in (http.get(f"/v1/datasets/{bob}").json()["reason"] or ""))
+        wait_until(lambda: "RVC_TRAIN_STORAGE_URL" in (http.get(f"/v1/datasets/{bob}").json()["reason"] or ""))
         for path in server.context.storage.root.glob("jobs/*/attempts/*/artifacts/*"):
             path.unlink()
         answer = http.get(http.get(f"/v1/jobs/{lease.job_id}/artifacts").json()["data"][0]["url"])

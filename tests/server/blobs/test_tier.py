@@ -3,9 +3,11 @@
 import hashlib
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from rvc_engine.checkpoints.manifest import CheckpointEntry, read_entries
 from server.admin.store_upkeep import move_storage
@@ -16,6 +18,7 @@ from server.results.checkpoints import StoredCheckpoints
 from server.storage.instance_files import INSTANCE_FILE, write_instance_id
 from server.storage.instances import check_store, has_store, prepare_folder
 from server.storage.local import Storage
+from server.storage.local_copies import LocalCopies
 from server.storage.tier import AWAY, MOVING_FILE, unit_of
 
 JOB, DATASET = "job_" + "0" * 32, "ds_" + "0" * 32
@@ -240,3 +243,18 @@ def test_an_empty_data_folder_begins_with_the_places_of_what_the_store_has(
     assert list(new.checkpoint_folders(JOB)) == [1]
     assert StoredCheckpoints(new, JOB).latest() is not None
     assert (new.recordings(DATASET) / "1.wav").read_bytes() == b"one"
+
+
+def test_copies_of_an_ended_job_go_beyond_the_limit(storage: Storage, store: FolderBlobs, engine: sa.Engine) -> None:
+    folder = write(storage.dataset_folder(DATASET), {"1.wav": b"one", "2.wav": b"two"})
+    document = write(storage.consent_folder(DATASET), {"abc": b"yes"}) / "abc"
+    lonely = write(storage.base_weights_folder("bw_" + "0" * 32), {"generator.pth": b"weights"}) / "generator.pth"
+    storage.keep(folder)
+    storage.keep(document)
+    later = datetime.now(UTC) + timedelta(hours=2)
+    assert LocalCopies(engine, storage, 0, lambda: later).trim() == 9
+    assert [path.name for path in folder.iterdir()] == [AWAY]
+    assert not document.exists()
+    assert lonely.exists()  # the store has not got it
+    assert (storage.recordings(DATASET) / "2.wav").read_bytes() == b"two"
+    assert list((storage.root / "incoming").iterdir()) == []
