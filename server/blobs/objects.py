@@ -12,7 +12,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rvc_engine.installation import install_command
 from server.blobs.interface import Blob, BlobStore, DamagedBlob
 from server.errors import SettingsRefused, StorageAway
 from server.transient_errors import first_line
@@ -36,6 +35,8 @@ class ObjectBlobs(BlobStore):
             import obstore
             from obstore.store import from_url
         except ImportError as error:
+            from rvc_engine.installation import install_command
+
             raise SettingsRefused(
                 "RVC_TRAIN_STORAGE_URL names object storage, for which a package is missing; install it with: "
                 f"{install_command('storage')}"
