@@ -12,13 +12,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rvc_engine.installation import install_command
+import structlog
+
 from server.blobs.interface import Blob, BlobStore, DamagedBlob
 from server.errors import SettingsRefused, StorageAway
 from server.transient_errors import first_line
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
+
+logger = structlog.get_logger(__name__)
 
 _CHUNK = 8 << 20
 _NUM_AT_ONCE = 4
@@ -36,13 +39,15 @@ class ObjectBlobs(BlobStore):
             import obstore
             from obstore.store import from_url
         except ImportError as error:
+            from rvc_engine.installation import install_command
+
             raise SettingsRefused(
                 "RVC_TRAIN_STORAGE_URL names object storage, for which a package is missing; install it with: "
                 f"{install_command('storage')}"
             ) from error
         self._obstore, self.address = obstore, url.rstrip("/")
         is_plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
-        options: dict[str, Any] = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
+        options: dict[str, Any] = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=120)}
         try:
             self._store: ObjectStore = from_url(
                 self.address,
@@ -110,9 +115,13 @@ class ObjectBlobs(BlobStore):
             return {path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]}
 
     def url(self, key: str, seconds: int) -> str | None:
-        with self._answers(key):
-            address: str = self._obstore.sign(cast("Any", self._store), "GET", key, timedelta(seconds=seconds))
-            return address
+        try:
+            with self._answers(key):
+                address: str = self._obstore.sign(cast("Any", self._store), "GET", key, timedelta(seconds=seconds))
+        except OSError as error:  # of credentials that sign nothing, as of some machines of clouds
+            logger.warning("no signed address can be made, and the server sends the file", reason=str(error))
+            return None
+        return address
 
     def fetch(self, key: str, target: Path) -> None:
         found = self.find(key)
