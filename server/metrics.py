@@ -26,7 +26,7 @@ from server.database.tables import Conversion, Dataset, Delivery, Job, Worker
 from server.job_store.counts import counts
 from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
 from server.jobs.serializers import workers_public
-from server.scheduling.queue import IS_QUEUED
+from server.scheduling.queue import IS_QUEUED, numbers_by_needs
 from server.scheduling.resources import fits, parse_needs
 from server.storage.local import Storage
 
@@ -38,6 +38,8 @@ OUTCOMES = ("succeeded", "failed", "cancelled", "paused", "queued", "lost")
 """Values of the label `outcome` of attempts. Like every series it exists from the start: Prometheus' functions of
 changes (`delta`, `rate`) miss the first event of a series that begins with it."""
 
+MAX_COUNTED = 500
+"""Queued jobs that are counted of those that need the same."""
 GPUS = ("0", "1", "2", "more")
 """Values of the label `gpus` of queued jobs."""
 MAX_NODES = 200
@@ -180,16 +182,18 @@ class _DatabaseCollector(Collector):
     def _queue(self, alive: Container[str]) -> GaugeMetricFamily:
         """Queued jobs by what they need, of which `alive` are the workers that could run them."""
         with read_session(self._engine) as session:
-            query = sa.select(col(Job.needs), sa.func.count()).where(IS_QUEUED).group_by(col(Job.needs))
-            kinds = session.connection().execute(query).all()
+            kinds = numbers_by_needs(session, MAX_COUNTED)
             rows = session.exec(select(Worker).where(col(Worker.last_seen_at) > utc_now() - FORGET_WORKERS_AFTER)).all()
         workers = [worker for worker in rows if worker.id in alive]
         numbers: Counts[tuple[str, str]] = Counts()
-        for text, number in kinds:
+        for text, number in kinds.items():
             needs = parse_needs(text)
             gpus = GPUS[min(needs.gpus, len(GPUS) - 1)]
             numbers[gpus, "yes" if any(fits(needs, worker) for worker in workers) else "no"] += number
-        text = "Queued jobs by the GPUs that each needs, and by whether a worker that is alive could run them."
+        text = (
+            "Queued jobs by the GPUs that each needs, and by whether a worker that is alive could run them; of those "
+            f"that need the same at most {MAX_COUNTED} are counted."
+        )
         family = GaugeMetricFamily("rvc_train_queued_jobs", text, labels=["gpus", "has_worker"])
         for gpus in GPUS:
             for has_worker in ("yes", "no"):

@@ -70,6 +70,12 @@ def _first_of_owners(session: Session, needs: str, priority: int) -> list[tuple[
     return [(row.owner, row.first) for row in rows]
 
 
+def numbers_by_needs(session: Session, most: int) -> dict[str, int]:
+    """Queued jobs by their needs, each counted up to `most`, so that a long queue takes no longer."""
+    rows = session.connection().execute(_NUMBERS_OF_KINDS, {"most": most})
+    return {row.needs: row.number for row in rows}
+
+
 def _distinct(column: str, where: str, first: str = "") -> sa.TextClause:
     """Statement for the values of a column among queued jobs: one search in an index for each, and no scan of it."""
     queued = f"SELECT min({column}) FROM jobs WHERE status = 'queued' {where}"  # noqa: S608 - constants, as below
@@ -82,6 +88,12 @@ def _distinct(column: str, where: str, first: str = "") -> sa.TextClause:
 
 _OF_GROUP = "AND jobs.needs = :needs AND jobs.priority = :priority"
 _KINDS = _distinct("needs", "")
+_NUMBERS_OF_KINDS = _distinct(
+    "needs",
+    "",
+    ", (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE status = 'queued' AND jobs.needs = found.needs LIMIT :most) "
+    "AS counted) AS number",
+)
 _FIRST_OF_OWNERS = _distinct(
     "owner",
     _OF_GROUP,

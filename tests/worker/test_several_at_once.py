@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from rvc_engine.child_processes import engine_environment
+from rvc_engine.environment.processes import process_identity
 from rvc_train.schemas.workers import num_sharing, share_name
 from server.admin.doctor import MIN_SHARE_BYTES, _shares
 from server.database.engine import read_session
@@ -57,7 +58,7 @@ def test_an_engine_that_dies_leaves_the_other_one_running(shop: Any, tmp_path: P
     jobs = meet(shop, meeting, ["wait_for_file", str(go_on)])
     with shop.worker(device="cpu", jobs_per_device=2, conversions=False):
         shop.wait_until(lambda: meeting.is_dir() and len(list(meeting.iterdir())) == 2, "both engines", 60)
-        killed, other = (shop.attempts(job)[0].engine_pid for job in jobs)
+        killed, other = map(shop.engine_pid, jobs)
         os.kill(killed, signal.SIGKILL)
         shop.wait_until(lambda: len(shop.attempts(jobs[0])) == 2, "another attempt", 60)
         os.kill(other, 0)
@@ -82,14 +83,14 @@ def test_a_killed_workers_engines_are_all_ended_by_the_next_one(shop: Any, tmp_p
     jobs = meet(shop, meeting, ["ignore_stop"], ["wait_for_file", str(tmp_path / "go on")])
     with shop.worker_process(device="cpu", jobs_per_device=2, conversions=False):
         shop.wait_until(lambda: meeting.is_dir() and len(list(meeting.iterdir())) == 2, "both engines", 60)
-        pids = [shop.attempts(job)[0].engine_pid for job in jobs]
+        pids = [shop.engine_pid(job) for job in jobs]
     (tmp_path / "go on").touch()
     with shop.worker(device="cpu", jobs_per_device=2, conversions=False):
         assert [shop.wait_for(job, "succeeded", "failed", seconds=60).status for job in jobs] == [
             "succeeded",
             "succeeded",
         ]
-    assert not [pid for pid in pids if Path(f"/proc/{pid}/status").is_file()]
+    assert [process_identity(pid) for pid in pids] == [None, None]
     assert [len(shop.attempts(job)) for job in jobs] == [2, 2]
 
 

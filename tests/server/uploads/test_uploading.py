@@ -85,7 +85,7 @@ def test_stored_recordings_that_cannot_be_linked_are_copied_not_unpacked_again(p
     def too_many_links(*_):
         raise OSError(errno.EMLINK, "too many links")
 
-    monkeypatch.setattr("server.storage.local.os.link", too_many_links)
+    monkeypatch.setattr("server.blobs.copies.os.link", too_many_links)
     monkeypatch.setattr("server.datasets.ingestion.ingest", None)
     answer = put(b"RIFF copied", "copy")
     folders = [live.context.storage.dataset_folder(each["id"]) for each in (first, answer.json())]
