@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
@@ -261,6 +262,13 @@ class TestCompose:
         assert "database" in doctor
         weights = deployment.shell("docker compose run --rm -T worker rvc-engine weights list --weights /data/weights")
         assert "pretrained-v2-40k" in weights
+
+    def test_the_link_that_the_server_prints_signs_a_browser_in_from_outside(self, deployment) -> None:
+        words = deployment.shell("docker compose exec -T server rvc-train open")
+        [(address, code)] = re.findall(r"(http\S+)/sign-in#code=(\S+)", words)
+        with httpx.Client(base_url=address, headers={"Origin": address}) as browser:
+            assert browser.post("/v1/session", json={"code": code}).status_code == 204
+            assert browser.get("/v1/jobs").status_code == 200
 
     def test_nothing_runs_as_root_or_writes_beside_the_volume(self, deployment) -> None:
         for service in ("server", "worker"):
