@@ -198,6 +198,15 @@ class ServerSettings(BaseSettings):
             raise ValueError("RVC_TRAIN_TOKEN has characters that no HTTP header can carry; " + HOW_TO_GET_ONE)
         return self
 
+    @model_validator(mode="after")
+    def _check_storage(self) -> "ServerSettings":
+        for name in ("presigned_downloads", "storage_cache_bytes"):
+            if self.storage_url is None and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"RVC_TRAIN_{name.upper()} is for object storage: set RVC_TRAIN_STORAGE_URL, or remove it"
+                )
+        return self
+
     def check_exposure(self) -> None:
         """Raise SettingsRefused when the server would be reachable from other machines without a token."""
         if self.token is None and not self.local_token and not is_loopback(self.host):

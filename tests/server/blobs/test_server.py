@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from rvc_engine.checkpoints.manifest import CheckpointEntry
@@ -21,6 +22,7 @@ from server.admin.store_upkeep import StoreUpkeep
 from server.blobs.interface import BlobStore
 from server.errors import SettingsRefused
 from server.results.checkpoints import StoredCheckpoints
+from server.settings import ServerSettings
 from server.storage.local import Storage
 from server.storage.local_copies import LocalCopies
 from server.storage.orphans import Orphans
@@ -228,6 +230,13 @@ def test_a_data_folder_with_a_store_is_refused_without_it(
     with pytest.raises(SettingsRefused, match="set RVC_TRAIN_STORAGE_URL to it"):
         check_store(Storage(tmp_path / "data"))
     check_store(Storage(tmp_path / "data", blobs))
+
+
+@pytest.mark.parametrize("settings", [{"presigned_downloads": True}, {"storage_cache_bytes": 10**9}])
+def test_a_setting_for_a_store_is_refused_without_one(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="set RVC_TRAIN_STORAGE_URL, or remove it"):
+        ServerSettings(data_folder=tmp_path, **settings)
+    assert ServerSettings(data_folder=tmp_path, storage_url=f"file://{tmp_path}", **settings).storage_url is not None
 
 
 def test_while_the_store_is_away_datasets_wait_and_what_is_sent_at_once_gets_503(
