@@ -95,9 +95,9 @@ class JobStore:
     ) -> None:
         """Change the status: the event, the row, the end of the attempt, webhook messages.
 
-        `events_before`: what led to it, of the same moment. `outcome`: that of the attempt, where it is not the new
-        status. Raises Conflict when the table forbids the
-        transition, LeaseLost when the row changed at the same time.
+        `events_before`: events of the same moment, which are numbered before it. `outcome`: that of the attempt, where
+        it is not the new status. Raises Conflict when the table forbids the transition, LeaseLost when the row changed
+        at the same time.
         """
         before = JobStatus(job.status)
         if to not in TRANSITIONS[before]:
